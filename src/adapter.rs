@@ -1,0 +1,33 @@
+//! The heart: reads, holds, swaps and applies adapters. Knows *sites*, never models or requests.
+//!
+//! A [`Package`] (files and metadata as uploaded) is read into an [`Adapter`] (tensors against the
+//! [`SiteMap`] of its base). The [`registry`] names, versions and leases adapters.
+
+pub mod archive;
+mod embedding;
+mod error;
+mod head;
+mod id;
+mod lease;
+mod package;
+mod patch;
+mod prefix;
+mod read;
+mod registry;
+mod resident;
+mod site;
+mod virtual_tokens;
+
+pub use embedding::EmbeddingPatch;
+pub use error::AdapterError;
+pub use head::{Head, ProblemType};
+pub use id::{AdapterName, AdapterRef, Digest, Selector};
+pub use lease::{Lease, LeaseCount};
+pub use package::{EarlyStopping, EosTokens, GenerationDefaults, Metadata, Package, TaskKind};
+pub use patch::{LinearPatch, LowRank};
+pub use prefix::KeyValuePrefix;
+pub use read::ReadLimits;
+pub use registry::{AdapterInfo, AdapterRegistry, PublishIf, Published, RegistryOptions, Residency};
+pub use resident::{Adapter, Kind};
+pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap};
+pub use virtual_tokens::VirtualTokens;

@@ -1,0 +1,115 @@
+//! The places of a base that adapters change, under the names that PEFT gives them.
+
+use candle_core::Tensor;
+
+/// What a linear layer does in its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Projection {
+    Query,
+    Key,
+    Value,
+    /// GPT-2's fused `c_attn`: query, key and value one after the other.
+    QueryKeyValue,
+    AttentionOutput,
+    Gate,
+    Up,
+    Down,
+    Pooler,
+    LmHead,
+}
+
+/// One linear layer of a base; `layer` is absent for the pooler and the output head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    pub layer: Option<usize>,
+    pub projection: Projection,
+}
+
+/// The index of a site in its base's [`SiteMap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteId(pub usize);
+
+/// A linear layer as adapters see it.
+#[derive(Clone, Debug)]
+pub struct SiteEntry {
+    pub site: Site,
+    /// The module's name inside the task model, e.g. `model.layers.0.self_attn.q_proj`.
+    pub module: String,
+    /// Whether PEFT sees a Conv1D, whose weight is [in, out] (`fan_in_fan_out`).
+    pub conv1d: bool,
+    /// [out, in], whatever the file had.
+    pub weight: Tensor,
+    /// [out].
+    pub bias: Option<Tensor>,
+}
+
+impl SiteEntry {
+    /// Width of the input.
+    pub fn inputs(&self) -> usize {
+        self.weight.dims()[1]
+    }
+
+    /// Width of the output.
+    pub fn outputs(&self) -> usize {
+        self.weight.dims()[0]
+    }
+}
+
+/// The token embedding as adapters see it.
+#[derive(Clone, Debug)]
+pub struct EmbeddingSite {
+    /// E.g. `model.embed_tokens`.
+    pub module: String,
+    /// [vocab, hidden].
+    pub weight: Tensor,
+}
+
+/// What a base offers to adapters: its linear sites, its embedding and its shape.
+#[derive(Clone, Debug)]
+pub struct SiteMap {
+    /// The base's name in this server.
+    pub base: String,
+    /// Further names that `base_model_name_or_path` may hold: source and aliases.
+    pub aliases: Vec<String>,
+    /// `model_type` of config.json: `llama`, `gpt2`, `bert`, ...
+    pub family: String,
+    /// Module name of the backbone inside the task model: `model`, `transformer`, `bert`. Adapters without a task type name modules without it.
+    pub backbone: String,
+    pub linears: Vec<SiteEntry>,
+    pub embedding: EmbeddingSite,
+    /// Other modules that exist but cannot be changed exactly (norms, position embeddings ...): (name, its parameters as (suffix, tensor)). For `bias: all`, which repeats their biases.
+    pub frozen: Vec<(String, Vec<(String, Tensor)>)>,
+    /// Whether the output head shares the embedding's matrix.
+    pub tied: bool,
+    /// Whether tokens attend only backwards (a decoder), or both ways (an encoder).
+    pub causal: bool,
+    pub layers: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab: usize,
+    /// The longest sequence, virtual tokens included.
+    pub context: usize,
+    /// Module name of the classification head: `score` or `classifier`.
+    pub head: String,
+    /// Whether a pooler stands before the head in this family (BERT); the base may lack its weights.
+    pub pools: bool,
+}
+
+impl SiteMap {
+    /// Width of one layer's keys for one token.
+    pub fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// The index of a site, if this base has it.
+    pub fn find(&self, site: Site) -> Option<SiteId> {
+        self.linears.iter().position(|entry| entry.site == site).map(SiteId)
+    }
+
+    /// Whether `name` (of a config or a request) means this base.
+    pub fn answers_to(&self, name: &str) -> bool {
+        self.base == name || self.aliases.iter().any(|alias| alias == name)
+    }
+}

@@ -1,0 +1,1 @@
+//! What an operator may set, and its defaults (defaults < file < environment < flags).

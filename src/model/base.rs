@@ -1,0 +1,30 @@
+//! What the engine asks of a model.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use crate::adapter::SiteMap;
+
+use super::{Batch, KvShape, KvStore};
+
+/// A frozen base model. One step takes a ragged batch in which every row may have its own adapter.
+pub trait BaseModel: Send {
+    /// Shape and names, for adapters and for admission.
+    fn sites(&self) -> &Arc<SiteMap>;
+
+    /// How keys and values are stored; `None` for encoders, which keep none.
+    fn kv_shape(&self) -> Option<KvShape>;
+
+    /// Runs one step: writes keys and values of decoder rows, answers what each row's [`super::Output`] asks.
+    fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs>;
+}
+
+/// What a step computed.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// [rows that asked for logits, vocab], f32, in row order.
+    pub logits: Option<Tensor>,
+    /// For each row that asked for scores, in row order: one raw number per label of its adapter's head.
+    pub scores: Vec<Vec<f32>>,
+}

@@ -1,0 +1,1 @@
+//! From the files of a base to a [`super::BaseModel`].
