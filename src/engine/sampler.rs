@@ -19,7 +19,7 @@ pub use history::SequenceHistory;
 pub use rng::SequenceRng;
 
 pub(super) use candidates::Candidates;
-pub(super) use largest::largest;
+pub(super) use largest::{descending, largest};
 pub(super) use log_softmax::LogSoftmax;
 pub(super) use penalties::penalise;
 pub(super) use weights::Weights;
@@ -106,4 +106,4 @@ fn best(scores: &[f32]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -39,6 +39,14 @@ impl Weights {
         let (at, _) = pass(self.weights[start..end].iter().map(|&weight| f64::from(weight)), left)?;
         Some(start + at)
     }
+
+    /// Takes an index out of later draws.
+    pub(crate) fn remove(&mut self, at: usize) {
+        self.weights[at] = 0.0;
+        let start = at / BLOCK * BLOCK;
+        let end = (start + BLOCK).min(self.weights.len());
+        self.blocks[at / BLOCK] = sum(&self.weights[start..end]);
+    }
 }
 
 fn sum(weights: &[f32]) -> f64 {
@@ -82,6 +90,18 @@ mod tests {
         for uniform in [0.5, 0.75, 1.0 - f64::EPSILON, 1.0] {
             assert_eq!(weights.draw(uniform), Some(999));
         }
+    }
+
+    #[test]
+    fn what_was_removed_is_not_drawn_again() {
+        let mut weights = weights(&vec![0.0; 600]);
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..600 {
+            let at = weights.draw(0.7).unwrap();
+            weights.remove(at);
+            assert!(seen.insert(at));
+        }
+        assert_eq!(weights.draw(0.7), None);
     }
 
     #[test]
