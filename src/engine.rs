@@ -5,6 +5,7 @@ mod event;
 mod handle;
 mod parameters;
 pub mod sampler;
+pub mod stop;
 
 pub use event::{EngineError, Event, FinishReason, Token, TokenChoice, Usage};
 pub use handle::{Engine, EngineOptions, EngineStats, EventStream, Request, Work};
