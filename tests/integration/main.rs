@@ -1,1 +1,3 @@
-mod placeholder {}
+//! All integration tests in one binary: each would link candle again.
+
+mod golden;
