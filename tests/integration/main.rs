@@ -1,3 +1,4 @@
 //! All integration tests in one binary: each would link candle again.
 
 mod golden;
+mod text;
