@@ -1,1 +1,4 @@
-mod placeholder {}
+//! All integration tests in one binary: each would link candle again.
+
+mod golden;
+mod text;
