@@ -1,4 +1,6 @@
 //! All integration tests in one binary: each would link candle again.
 
+mod adapter_bases;
+mod adapter_read;
 mod golden;
 mod text;
