@@ -1,4 +1,5 @@
 //! All integration tests in one binary: each would link candle again.
 
+mod architecture;
 mod golden;
 mod text;
