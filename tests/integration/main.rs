@@ -2,5 +2,6 @@
 
 mod adapter_bases;
 mod adapter_read;
+mod architecture;
 mod golden;
 mod text;
