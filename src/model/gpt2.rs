@@ -48,7 +48,7 @@ impl Gpt2 {
         };
         let site = Site { layer: None, projection: Projection::LmHead };
         let head = builder.site(site, "lm_head", head, false, config.vocab)?;
-        builder.freeze("transformer.wpe", vec![("weight".into(), positions.clone())]);
+        builder.learned_positions("transformer.wpe", &positions);
         let naming = Naming {
             backbone: "transformer",
             head: "score",
@@ -101,7 +101,7 @@ impl BaseModel for Gpt2 {
 
     fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs> {
         let words = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        let mut x = ops::add(&words, &ops::lookup(&self.positions, &batch.positions)?)?;
+        let mut x = ops::add(&words, &ops::embed_positions(&self.positions, batch)?)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = ops::norm(&x, &layer.attention_norm)?;
             let fused = ops::linear(&normed, &layer.attention, &batch.segments)?; // [tokens, 3 · hidden]

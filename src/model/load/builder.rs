@@ -16,6 +16,7 @@ pub struct Builder<'a> {
     config: &'a ModelConfig,
     weights: Weights,
     linears: Vec<SiteEntry>,
+    positions: Option<EmbeddingSite>,
     frozen: Vec<(String, Vec<(String, Tensor)>)>,
 }
 
@@ -36,7 +37,7 @@ pub struct Naming {
 impl<'a> Builder<'a> {
     /// Starts with nothing read.
     pub fn new(base: &str, aliases: Vec<String>, config: &'a ModelConfig, weights: Weights) -> Self {
-        Self { base: base.into(), aliases, config, weights, linears: vec![], frozen: vec![] }
+        Self { base: base.into(), aliases, config, weights, linears: vec![], positions: None, frozen: vec![] }
     }
 
     /// A parameter by the task model's name, or without the backbone's prefix; also under old names.
@@ -123,6 +124,11 @@ impl<'a> Builder<'a> {
         Ok(Norm::Layer { weight, bias, eps: self.config.norm_eps })
     }
 
+    /// Notes learned positions [context, hidden].
+    pub fn learned_positions(&mut self, module: &str, weight: &Tensor) {
+        self.positions = Some(EmbeddingSite { module: module.into(), weight: weight.clone() });
+    }
+
     /// Notes a module that adapters cannot change.
     pub fn freeze(&mut self, module: &str, parameters: Vec<(String, Tensor)>) {
         self.frozen.push((module.into(), parameters));
@@ -138,7 +144,7 @@ impl<'a> Builder<'a> {
             backbone: naming.backbone.into(),
             linears: self.linears,
             embedding: EmbeddingSite { module: naming.embedding.into(), weight: embedding },
-            positions: None,
+            positions: self.positions,
             frozen: self.frozen,
             tied: config.tied,
             causal: naming.causal,
