@@ -16,6 +16,7 @@ mod read;
 mod registry;
 mod resident;
 mod site;
+mod store;
 mod virtual_tokens;
 
 pub use embedding::EmbeddingPatch;
@@ -27,7 +28,9 @@ pub use package::{EarlyStopping, EosTokens, GenerationDefaults, Metadata, Packag
 pub use patch::{LinearPatch, LowRank};
 pub use prefix::KeyValuePrefix;
 pub use read::ReadLimits;
-pub use registry::{AdapterInfo, AdapterRegistry, PublishIf, Published, RegistryOptions, Residency};
+pub use registry::{
+    AdapterInfo, AdapterRegistry, PublishIf, Published, Reader, RegistryOptions, RegistryStats, Residency,
+};
 pub use resident::{Adapter, Kind};
 pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap};
 pub use virtual_tokens::VirtualTokens;
