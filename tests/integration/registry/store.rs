@@ -96,9 +96,7 @@ fn two_servers_cannot_share_a_folder_store() {
 
 #[test]
 fn a_store_that_does_not_exist_is_created() {
-    let mut toy = Toy::new();
-    let parent = std::mem::replace(&mut toy.folder, tempfile::tempdir().unwrap());
-    fs::remove_dir(toy.path()).unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let toy = Toy::at(parent.path().join("deep/adapters"));
     toy.open().publish(&name("joke"), package(1), PublishIf::Always).unwrap();
-    drop(parent);
 }

@@ -13,7 +13,7 @@ use repertoire::adapter::{
 
 /// A temporary store and how registries over it are opened.
 pub struct Toy {
-    pub folder: tempfile::TempDir,
+    pub folder: Folder,
     pub host_bytes: u64,
     pub keep_versions: usize,
     /// How often a package was read.
@@ -22,23 +22,37 @@ pub struct Toy {
     pub hook: Arc<dyn Fn(&Package) + Send + Sync>,
 }
 
+/// Removed at the end, unless it is another process's.
+pub enum Folder {
+    Own(tempfile::TempDir),
+    Other(PathBuf),
+}
+
 impl Toy {
     pub fn new() -> Self {
-        Self::over(tempfile::tempdir().unwrap())
+        Self::over(Folder::Own(tempfile::tempdir().unwrap()))
+    }
+
+    /// Over a store that somebody else made.
+    pub fn at(folder: PathBuf) -> Self {
+        Self::over(Folder::Other(folder))
     }
 
     /// In memory where there is such a folder: forcing to disk costs nothing there.
     pub fn in_memory() -> Self {
         let shm = Path::new("/dev/shm");
-        Self::over(if shm.is_dir() { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() })
+        Self::over(Folder::Own(if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap()))
     }
 
-    fn over(folder: tempfile::TempDir) -> Self {
+    fn over(folder: Folder) -> Self {
         Self { folder, host_bytes: 1 << 20, keep_versions: 10, reads: Arc::default(), hook: Arc::new(|_| ()) }
     }
 
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        match &self.folder {
+            Folder::Own(folder) => folder.path(),
+            Folder::Other(folder) => folder,
+        }
     }
 
     pub fn open(&self) -> AdapterRegistry {
