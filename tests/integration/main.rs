@@ -1,5 +1,7 @@
 //! All integration tests in one binary: each would link candle again.
 
+mod adapter_bases;
+mod adapter_read;
 mod architecture;
 mod golden;
 mod registry;
