@@ -106,6 +106,8 @@ pub struct SiteMap {
     pub vocab: usize,
     /// The longest sequence, virtual tokens included.
     pub context: usize,
+    /// Fills batches up in transformers; a decoder's head reads the last token that is not this one.
+    pub pad: Option<u32>,
     /// Module name of the classification head: `score` or `classifier`.
     pub head: String,
     /// Whether a pooler stands before the head in this family (BERT); the base may lack its weights.

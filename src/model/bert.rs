@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 use repertoire_kernels::cpu::Activation;
 
-use crate::adapter::{Projection, Site, SiteMap};
+use crate::adapter::{EmbeddingSite, Projection, Site, SiteMap};
 
 use super::layers::{Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
@@ -45,7 +45,6 @@ impl Bert {
         let embedding = builder.get(&format!("{at}.word_embeddings.weight"), &[config.vocab, hidden])?;
         let positions = builder.get(&format!("{at}.position_embeddings.weight"), &[config.context, hidden])?;
         let types = builder.get(&format!("{at}.token_type_embeddings.weight"), &[config.token_types, hidden])?;
-        builder.learned_positions(&format!("{at}.position_embeddings"), &positions);
         builder.freeze(&format!("{at}.token_type_embeddings"), vec![("weight".into(), types.clone())]);
         let embedding_norm = builder.layer_norm(&format!("{at}.LayerNorm"), hidden)?;
         let layers =
@@ -66,8 +65,9 @@ impl Bert {
             pools: true,
             missing_pooler,
         };
+        let position_site = EmbeddingSite { module: format!("{at}.position_embeddings"), weight: positions.clone() };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone()),
+            sites: builder.finish(naming, embedding.clone(), Some(position_site)),
             embedding,
             positions,
             token_type: types.get(0)?.to_dtype(DType::F32)?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use repertoire_kernels::cpu::Activation;
 
-use crate::adapter::{Projection, Site, SiteMap};
+use crate::adapter::{EmbeddingSite, Projection, Site, SiteMap};
 
 use super::layers::{Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
@@ -48,7 +48,6 @@ impl Gpt2 {
         };
         let site = Site { layer: None, projection: Projection::LmHead };
         let head = builder.site(site, "lm_head", head, false, config.vocab)?;
-        builder.learned_positions("transformer.wpe", &positions);
         let naming = Naming {
             backbone: "transformer",
             head: "score",
@@ -57,8 +56,9 @@ impl Gpt2 {
             pools: false,
             missing_pooler: false,
         };
+        let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: positions.clone() };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone()),
+            sites: builder.finish(naming, embedding.clone(), Some(position_site)),
             embedding,
             positions,
             layers,

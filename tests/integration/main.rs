@@ -4,4 +4,5 @@ mod adapter_bases;
 mod adapter_read;
 mod architecture;
 mod golden;
+mod registry;
 mod text;

@@ -16,7 +16,6 @@ pub struct Builder<'a> {
     config: &'a ModelConfig,
     weights: Weights,
     linears: Vec<SiteEntry>,
-    positions: Option<EmbeddingSite>,
     frozen: Vec<(String, Vec<(String, Tensor)>)>,
 }
 
@@ -37,7 +36,7 @@ pub struct Naming {
 impl<'a> Builder<'a> {
     /// Starts with nothing read.
     pub fn new(base: &str, aliases: Vec<String>, config: &'a ModelConfig, weights: Weights) -> Self {
-        Self { base: base.into(), aliases, config, weights, linears: vec![], positions: None, frozen: vec![] }
+        Self { base: base.into(), aliases, config, weights, linears: vec![], frozen: vec![] }
     }
 
     /// A parameter by the task model's name, or without the backbone's prefix; also under old names.
@@ -124,18 +123,13 @@ impl<'a> Builder<'a> {
         Ok(Norm::Layer { weight, bias, eps: self.config.norm_eps })
     }
 
-    /// Notes learned positions [context, hidden].
-    pub fn learned_positions(&mut self, module: &str, weight: &Tensor) {
-        self.positions = Some(EmbeddingSite { module: module.into(), weight: weight.clone() });
-    }
-
     /// Notes a module that adapters cannot change.
     pub fn freeze(&mut self, module: &str, parameters: Vec<(String, Tensor)>) {
         self.frozen.push((module.into(), parameters));
     }
 
-    /// The map of all sites seen.
-    pub fn finish(self, naming: Naming, embedding: Tensor) -> Arc<SiteMap> {
+    /// The map of all sites seen. `positions` are learned positions, with their module's name.
+    pub fn finish(self, naming: Naming, embedding: Tensor, positions: Option<EmbeddingSite>) -> Arc<SiteMap> {
         let config = self.config;
         Arc::new(SiteMap {
             base: self.base,
@@ -144,7 +138,7 @@ impl<'a> Builder<'a> {
             backbone: naming.backbone.into(),
             linears: self.linears,
             embedding: EmbeddingSite { module: naming.embedding.into(), weight: embedding },
-            positions: self.positions,
+            positions,
             frozen: self.frozen,
             tied: config.tied,
             causal: naming.causal,
@@ -155,6 +149,7 @@ impl<'a> Builder<'a> {
             head_dim: config.head_dim,
             vocab: config.vocab,
             context: config.context,
+            pad: config.pad,
             head: naming.head.into(),
             pools: naming.pools,
             missing_pooler: naming.missing_pooler,

@@ -1,4 +1,4 @@
-//! Embeddings of tokens and of learned positions: the base's rows, adapters' changes to them, and virtual tokens.
+//! Token embeddings: the base's rows, adapters' changes to them, and virtual tokens.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -10,39 +10,6 @@ use crate::model::Batch;
 /// [tokens, hidden] f32. `table` is [vocab, hidden]; id `vocab + i` is virtual token `i` of the row's adapter.
 pub fn embed(table: &Tensor, batch: &Batch) -> Result<Tensor> {
     table.apply_op1_no_bwd(&Gather { table, batch })
-}
-
-/// [tokens, hidden] f32: the learned position of each token. `table` is [context, hidden].
-pub fn embed_positions(table: &Tensor, batch: &Batch) -> Result<Tensor> {
-    table.apply_op1_no_bwd(&GatherPositions { table, batch })
-}
-
-struct GatherPositions<'a> {
-    table: &'a Tensor,
-    batch: &'a Batch,
-}
-
-impl CustomOp1 for GatherPositions<'_> {
-    fn name(&self) -> &'static str {
-        "embed_positions"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (context, hidden) = self.table.dims2()?;
-        let mut out = vec![0.0; self.batch.positions.len() * hidden];
-        for segment in &self.batch.segments {
-            let patch = segment.adapter.as_deref().and_then(|adapter| adapter.positions.as_ref());
-            let positions = &self.batch.positions[segment.lines.clone()];
-            let lines = out[segment.lines.start * hidden..segment.lines.end * hidden].chunks_exact_mut(hidden);
-            for (&position, out) in positions.iter().zip(lines) {
-                if position as usize >= context {
-                    candle_core::bail!("position {position} of {context}");
-                }
-                apply_embedding(position as usize, self.table, patch, out)?;
-            }
-        }
-        Ok((CpuStorage::F32(out), Shape::from((self.batch.positions.len(), hidden))))
-    }
 }
 
 struct Gather<'a> {
@@ -70,6 +37,38 @@ impl CustomOp1 for Gather<'_> {
                     }
                     Some(index) => copy_virtual(adapter, index, out)?,
                 }
+            }
+        }
+        Ok((CpuStorage::F32(out), Shape::from((self.batch.tokens.len(), hidden))))
+    }
+}
+
+/// [tokens, hidden] f32 of learned positions `table` [context, hidden].
+pub fn embed_positions(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+    table.apply_op1_no_bwd(&GatherPositions { table, batch })
+}
+
+struct GatherPositions<'a> {
+    table: &'a Tensor,
+    batch: &'a Batch,
+}
+
+impl CustomOp1 for GatherPositions<'_> {
+    fn name(&self) -> &'static str {
+        "embed-positions"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (context, hidden) = self.table.dims2()?;
+        let mut out = vec![0.0; self.batch.tokens.len() * hidden];
+        for segment in &self.batch.segments {
+            let patch = segment.adapter.as_ref().and_then(|adapter| adapter.positions.as_ref());
+            let lines = out[segment.lines.start * hidden..segment.lines.end * hidden].chunks_exact_mut(hidden);
+            for (&position, out) in self.batch.positions[segment.lines.clone()].iter().zip(lines) {
+                if position as usize >= context {
+                    candle_core::bail!("position {position} of {context}");
+                }
+                apply_embedding(position as usize, self.table, patch, out)?;
             }
         }
         Ok((CpuStorage::F32(out), Shape::from((self.batch.tokens.len(), hidden))))
