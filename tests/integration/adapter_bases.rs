@@ -91,7 +91,9 @@ impl Made {
         let mut made = Self::new(config);
         for layer in 0..2 {
             let module = format!("base_model.model.model.layers.{layer}.self_attn.q_proj");
-            made = made.with(&format!("{module}.lora_A.weight"), &[2, 32]).with(&format!("{module}.lora_B.weight"), &[32, 2]);
+            made = made
+                .with(&format!("{module}.lora_A.weight"), &[2, 32])
+                .with(&format!("{module}.lora_B.weight"), &[32, 2]);
         }
         made
     }
@@ -102,7 +104,9 @@ impl Made {
         let mut made = Self::new(config);
         for layer in 0..2 {
             let module = format!("base_model.model.bert.encoder.layer.{layer}.attention.self.query");
-            made = made.with(&format!("{module}.lora_A.weight"), &[2, 32]).with(&format!("{module}.lora_B.weight"), &[32, 2]);
+            made = made
+                .with(&format!("{module}.lora_A.weight"), &[2, 32])
+                .with(&format!("{module}.lora_B.weight"), &[32, 2]);
         }
         made.with("base_model.model.classifier.weight", &[3, 32]).with("base_model.model.classifier.bias", &[3])
     }

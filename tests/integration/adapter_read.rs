@@ -31,7 +31,10 @@ fn every_fixture_reads() {
             match read(name, &folder, metadata) {
                 Ok(adapter) => {
                     let label = |kind: &str| kind.replace("ia3", "ia3");
-                    assert!(adapter.kind.to_string() == label(&kind) || adapter.kind == Kind::Dora, "{name}/{folder}: {kind}");
+                    assert!(
+                        adapter.kind.to_string() == label(&kind) || adapter.kind == Kind::Dora,
+                        "{name}/{folder}: {kind}"
+                    );
                     assert_eq!(Some(adapter.task), told.task, "{name}/{folder}");
                     let labels = adapter.head.as_ref().map(|head| head.labels.clone());
                     assert_eq!(labels, told.labels, "{name}/{folder}");

@@ -4,5 +4,6 @@ mod adapter_bases;
 mod adapter_read;
 mod architecture;
 mod golden;
+mod isolation;
 mod registry;
 mod text;
