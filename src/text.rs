@@ -8,6 +8,6 @@ mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
 pub use error::TextError;
-pub use prompt_format::{Input, PromptFormat};
+pub use prompt_format::{Input, Piece, PromptFormat};
 pub use stream::StreamDecoder;
 pub use tokenizer::Tokenizer;

@@ -11,6 +11,13 @@ pub enum Input {
     Fields(BTreeMap<String, String>),
 }
 
+/// A part of a filled-in prompt. Virtual tokens are parts of their own, so nothing that a user writes can become one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    Text(String),
+    Virtual,
+}
+
 /// A parsed template: `{field}` stands for a field, `<|P|>` for a virtual token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptFormat {}
@@ -32,7 +39,7 @@ impl PromptFormat {
     }
 
     /// Fills the fields in. A template without fields is a prefix: the text follows it; a plain text fills `{text}`.
-    pub fn fill(&self, _input: &Input) -> Result<String, TextError> {
+    pub fn fill(&self, _input: &Input) -> Result<Vec<Piece>, TextError> {
         todo!()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ChatTemplate, TextError};
+use super::{ChatTemplate, Message, Piece, TextError};
 
 /// Turns text into tokens and back, as the base's own tokenizer does in transformers.
 pub struct Tokenizer {
@@ -31,7 +31,12 @@ impl Tokenizer {
 
     /// Like [`Self::encode`] with special tokens, where each `<|P|>` in the text becomes the next virtual token: `vocab`, `vocab + 1`, ...
     /// (`vocab` is the model's vocabulary, which may exceed the tokenizer's).
-    pub fn encode_with_virtual_tokens(&self, _text: &str, _vocab: u32) -> Result<Vec<u32>, TextError> {
+    pub fn encode_with_virtual_tokens(&self, _pieces: &[Piece], _vocab: u32) -> Result<Vec<u32>, TextError> {
+        todo!()
+    }
+
+    /// The prompt of a conversation, ready for an answer; the chat template adds every special token.
+    pub fn chat_prompt(&self, _messages: &[Message]) -> Result<Vec<u32>, TextError> {
         todo!()
     }
 
