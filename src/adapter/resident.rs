@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Digest, EmbeddingPatch, GenerationDefaults, Head, KeyValuePrefix, LinearPatch, SiteId, TaskKind, VirtualTokens};
 
 /// What method an adapter was trained with. For people and lists: applying never looks at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Lora,
