@@ -3,6 +3,7 @@
 //! A [`Package`] (files and metadata as uploaded) is read into an [`Adapter`] (tensors against the
 //! [`SiteMap`] of its base). The [`registry`] names, versions and leases adapters.
 
+pub mod apply;
 pub mod archive;
 mod embedding;
 mod error;

@@ -1,1 +1,49 @@
-//! (in the making)
+//! Device and dtype: where tensors live, and how kernels see them.
+
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+
+/// Runs `$body` with `$w` bound to the tensor's elements, whatever its float type. The tensor must be contiguous and on the CPU.
+macro_rules! with_floats {
+    ($tensor:expr, |$w:ident| $body:expr) => {{
+        let (storage, layout) = $tensor.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("a CPU kernel was given a tensor of another device");
+        };
+        let Some((from, to)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a CPU kernel was given a tensor that is not contiguous");
+        };
+        match storage {
+            candle_core::CpuStorage::F32(all) => {
+                let $w = &all[from..to];
+                $body
+            }
+            candle_core::CpuStorage::BF16(all) => {
+                let $w = &all[from..to];
+                $body
+            }
+            candle_core::CpuStorage::F16(all) => {
+                let $w = &all[from..to];
+                $body
+            }
+            _ => candle_core::bail!("a CPU kernel was given {:?}, it takes f32, bf16 and f16", $tensor.dtype()),
+        }
+    }};
+}
+pub(crate) use with_floats;
+
+/// The f32 elements of a custom operation's argument.
+pub fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((from, to))) => Ok(&all[from..to]),
+        _ => candle_core::bail!("activations are contiguous f32"),
+    }
+}
+
+/// Calls `f` with the elements of a contiguous f32 tensor on the CPU.
+pub fn with_f32<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(f32_slice(storage, layout)?),
+        _ => candle_core::bail!("a CPU kernel was given a tensor of another device"),
+    }
+}

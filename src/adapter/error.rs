@@ -9,17 +9,16 @@ pub enum AdapterError {
     #[error("adapter id must match [A-Za-z0-9][A-Za-z0-9._-]{{0,127}}, given {0:?}")]
     Name(String),
     /// The reference after `@` cannot be read (422 `validation`).
-    #[error("adapter reference must be name, name@<number>, name@sha256:<64 hex digits> or name@ckpt-<step>, given {0:?}")]
+    #[error(
+        "adapter reference must be name, name@<number>, name@sha256:<64 hex digits> or name@ckpt-<step>, given {0:?}"
+    )]
     Reference(String),
     /// No such adapter or version (404 `adapter_not_found`).
     #[error("adapter {0} does not exist")]
     NotFound(String),
     /// A condition on the current version failed (409 `version_conflict`).
     #[error("{}", conflict(.name, .current))]
-    Conflict {
-        name: String,
-        current: Option<Digest>,
-    },
+    Conflict { name: String, current: Option<Digest> },
     /// Readable, but it cannot be applied exactly (422 `adapter_unsupported`).
     #[error("{0}")]
     Unsupported(String),

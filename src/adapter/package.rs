@@ -126,7 +126,9 @@ impl TryFrom<EarlyStoppingText> for EarlyStopping {
             EarlyStoppingText::Flag(false) => Ok(Self::Heuristic),
             EarlyStoppingText::Flag(true) => Ok(Self::Eager),
             EarlyStoppingText::Word(word) if word == "never" => Ok(Self::Never),
-            EarlyStoppingText::Word(word) => Err(format!("early_stopping must be true, false or \"never\", given {word:?}")),
+            EarlyStoppingText::Word(word) => {
+                Err(format!("early_stopping must be true, false or \"never\", given {word:?}"))
+            }
         }
     }
 }

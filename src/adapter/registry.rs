@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{AdapterError, AdapterName, AdapterRef, Digest, Kind, Lease, Metadata, Package, ReadLimits, SiteMap, TaskKind};
+use super::{
+    AdapterError, AdapterName, AdapterRef, Digest, Kind, Lease, Metadata, Package, ReadLimits, SiteMap, TaskKind,
+};
 
 /// What the registry may use.
 #[derive(Clone, Debug)]
@@ -82,12 +84,22 @@ impl AdapterRegistry {
     }
 
     /// Checks, stores and publishes a package as the next version of `name`.
-    pub fn publish(&self, _name: &AdapterName, _package: Package, _condition: PublishIf) -> Result<Published, AdapterError> {
+    pub fn publish(
+        &self,
+        _name: &AdapterName,
+        _package: Package,
+        _condition: PublishIf,
+    ) -> Result<Published, AdapterError> {
         todo!()
     }
 
     /// Publishes the current version with other metadata (fields that are set replace the old).
-    pub fn patch(&self, _name: &AdapterName, _change: Metadata, _condition: PublishIf) -> Result<Published, AdapterError> {
+    pub fn patch(
+        &self,
+        _name: &AdapterName,
+        _change: Metadata,
+        _condition: PublishIf,
+    ) -> Result<Published, AdapterError> {
         todo!()
     }
 

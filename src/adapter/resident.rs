@@ -5,7 +5,9 @@ use std::fmt;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, EmbeddingPatch, GenerationDefaults, Head, KeyValuePrefix, LinearPatch, SiteId, TaskKind, VirtualTokens};
+use super::{
+    Digest, EmbeddingPatch, GenerationDefaults, Head, KeyValuePrefix, LinearPatch, SiteId, TaskKind, VirtualTokens,
+};
 
 /// What method an adapter was trained with. For people and lists: applying never looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]

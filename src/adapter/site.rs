@@ -95,6 +95,8 @@ pub struct SiteMap {
     pub head: String,
     /// Whether a pooler stands before the head in this family (BERT); the base may lack its weights.
     pub pools: bool,
+    /// Whether the base has no weights for that pooler: adapters with a head must bring them.
+    pub missing_pooler: bool,
 }
 
 impl SiteMap {

@@ -68,7 +68,15 @@ impl Parameters {
             ($($field:ident),*) => { $( if let Some(value) = &d.$field { self.$field = value.clone(); } )* };
         }
         take!(max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty);
-        take!(presence_penalty, no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop);
+        take!(
+            presence_penalty,
+            no_repeat_ngram_size,
+            num_beams,
+            num_return_sequences,
+            length_penalty,
+            early_stopping,
+            stop
+        );
         if let Some(eos) = &d.eos_token_id {
             self.eos = eos.ids().to_vec();
         }

@@ -27,77 +27,106 @@ pub struct Row {
     pub start: usize,
     /// Blocks that hold its keys and values, this step's included. Empty for encoder rows.
     pub blocks: Vec<BlockId>,
+    pub adapter: Option<Arc<Adapter>>,
     pub output: Output,
 }
 
-/// Neighbouring rows with the same adapter.
+/// Neighbouring lines of a matrix (tokens, or outputs) that belong to the same adapter.
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub adapter: Option<Arc<Adapter>>,
-    pub rows: Range<usize>,
-    /// Their tokens.
-    pub tokens: Range<usize>,
-    /// Their places among the rows that asked for logits.
-    pub logits: Range<usize>,
+    pub lines: Range<usize>,
 }
 
-/// One step's work, grouped by adapter. Built by [`BatchBuilder`].
+/// One step's work, grouped by adapter once for all layers. Built by [`Batch::group`].
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Token ids; `vocab + i` is virtual token `i` of the row's adapter.
     pub tokens: Vec<u32>,
     /// Position of each token.
     pub positions: Vec<u32>,
+    /// Which row each token belongs to.
+    pub token_rows: Vec<usize>,
     pub rows: Vec<Row>,
+    /// Tokens by adapter.
     pub segments: Vec<Segment>,
 }
 
+/// A row on its way into a [`Batch`].
+#[derive(Clone, Debug)]
+pub struct RowSpec {
+    pub adapter: Option<Arc<Adapter>>,
+    /// The tokens to compute; at least one.
+    pub tokens: Vec<u32>,
+    /// See [`Row::start`].
+    pub start: usize,
+    pub blocks: Vec<BlockId>,
+    pub output: Output,
+}
+
 impl Batch {
-    /// Index of the last token of each row that wants `output`.
-    pub fn last_tokens(&self, output: Output) -> Vec<u32> {
-        self.rows.iter().filter(|row| row.output == output).map(|row| row.tokens.end as u32 - 1).collect()
-    }
-}
-
-/// Collects rows in any order and groups them by adapter once, for all layers.
-#[derive(Default)]
-pub struct BatchBuilder {
-    rows: Vec<(Option<Arc<Adapter>>, Vec<u32>, Row)>,
-}
-
-impl BatchBuilder {
-    /// Adds a row: its adapter, the tokens to compute, how many positions come before them, its blocks, what it wants.
-    pub fn push(&mut self, adapter: Option<Arc<Adapter>>, tokens: Vec<u32>, start: usize, blocks: Vec<BlockId>, output: Output) {
-        self.rows.push((adapter, tokens, Row { tokens: 0..0, start, blocks, output }));
-    }
-
-    /// The batch, and for each of its rows the index in order of `push`.
-    pub fn build(self) -> (Batch, Vec<usize>) {
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        let key = |i: usize| self.rows[i].0.as_ref().map(|adapter| Arc::as_ptr(adapter) as usize);
-        order.sort_by_key(|&i| (key(i), i));
-
-        let mut batch = Batch::default();
-        let mut logits = 0;
-        for &i in &order {
-            let (adapter, tokens, row) = &self.rows[i];
-            let at = batch.tokens.len();
-            batch.tokens.extend_from_slice(tokens);
-            batch.positions.extend((0..tokens.len()).map(|t| (row.start + t) as u32));
-            let same = batch.segments.last().is_some_and(|last| {
-                last.adapter.as_ref().map(Arc::as_ptr) == adapter.as_ref().map(Arc::as_ptr)
-            });
-            if !same {
-                let row = batch.rows.len();
-                batch.segments.push(Segment { adapter: adapter.clone(), rows: row..row, tokens: at..at, logits: logits..logits });
-            }
-            logits += usize::from(row.output == Output::Logits);
-            batch.rows.push(Row { tokens: at..batch.tokens.len(), ..row.clone() });
-            let segment = batch.segments.last_mut().expect("just ensured");
-            segment.rows.end = batch.rows.len();
-            segment.tokens.end = batch.tokens.len();
-            segment.logits.end = logits;
+    /// Groups rows by adapter. Also answers, for each row of the batch, its index in `specs`.
+    pub fn group(specs: Vec<RowSpec>) -> (Self, Vec<usize>) {
+        let mut specs: Vec<(usize, RowSpec)> = specs.into_iter().enumerate().collect();
+        specs.sort_by_key(|(index, spec)| (spec.adapter.as_ref().map(|a| Arc::as_ptr(a) as usize), *index));
+        let mut batch = Self::default();
+        let mut order = Vec::with_capacity(specs.len());
+        for (index, spec) in specs {
+            let from = batch.tokens.len();
+            batch.positions.extend((0..spec.tokens.len()).map(|t| (spec.start + t) as u32));
+            batch.token_rows.extend(std::iter::repeat_n(batch.rows.len(), spec.tokens.len()));
+            batch.tokens.extend(spec.tokens);
+            let tokens = from..batch.tokens.len();
+            extend_segments(&mut batch.segments, &spec.adapter, tokens.len());
+            let RowSpec { adapter, start, blocks, output, .. } = spec;
+            batch.rows.push(Row { tokens, start, blocks, adapter, output });
+            order.push(index);
         }
         (batch, order)
+    }
+
+    /// The rows that want `output`.
+    pub fn rows_that_want(&self, output: Output) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.output == output)
+    }
+
+    /// For a matrix with one line for each row that wants `output`: its segments.
+    pub fn output_segments(&self, output: Output) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        for row in self.rows_that_want(output) {
+            extend_segments(&mut segments, &row.adapter, 1);
+        }
+        segments
+    }
+}
+
+/// Adds `lines` lines of `adapter` at the end, to the last segment if it has the same adapter.
+fn extend_segments(segments: &mut Vec<Segment>, adapter: &Option<Arc<Adapter>>, lines: usize) {
+    let end = segments.last().map_or(0, |segment| segment.lines.end);
+    match segments.last_mut() {
+        Some(last) if last.adapter.as_ref().map(Arc::as_ptr) == adapter.as_ref().map(Arc::as_ptr) => {
+            last.lines.end += lines;
+        }
+        _ => segments.push(Segment { adapter: adapter.clone(), lines: end..end + lines }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(tokens: &[u32], output: Output) -> RowSpec {
+        RowSpec { adapter: None, tokens: tokens.to_vec(), start: 3, blocks: vec![], output }
+    }
+
+    #[test]
+    fn positions_continue_from_what_is_stored() {
+        let (batch, order) = Batch::group(vec![row(&[7, 8], Output::Nothing), row(&[9], Output::Logits)]);
+        assert_eq!(batch.tokens, [7, 8, 9]);
+        assert_eq!(batch.positions, [3, 4, 3]);
+        assert_eq!(batch.token_rows, [0, 0, 1]);
+        assert_eq!(order, [0, 1]);
+        assert_eq!(batch.segments.len(), 1);
+        assert_eq!(batch.output_segments(Output::Logits)[0].lines, 0..1);
     }
 }

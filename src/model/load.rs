@@ -1,1 +1,96 @@
-//! From the files of a base to a [`super::BaseModel`].
+//! From the files of a base to a [`BaseModel`].
+
+mod builder;
+mod config;
+mod gguf;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+pub use builder::{Builder, Naming};
+pub use config::ModelConfig;
+pub use gguf::GgufFile;
+pub use weights::Weights;
+
+use super::{BaseModel, bert::Bert, gpt2::Gpt2, llama::Llama};
+
+/// Why a base cannot be loaded. Messages are for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// A file that is not what it should be.
+    #[error("{}: {message}", path.display())]
+    File { path: PathBuf, message: String },
+    /// The model asks for something this server does not compute exactly.
+    #[error("this base cannot be run: {0}")]
+    Unsupported(String),
+    #[error("weights: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Where a base's weights are.
+#[derive(Clone, Debug)]
+pub enum WeightFiles {
+    /// One file or several shards.
+    Safetensors(Vec<PathBuf>),
+    /// `pytorch_model.bin` in zip form.
+    Pickle(PathBuf),
+    /// Random, from a fixed seed: for benchmarks.
+    Dummy,
+}
+
+/// In which precision weights are held. Arithmetic on the CPU is f32 throughout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As the file has them.
+    Stored,
+    As(candle_core::DType),
+}
+
+/// Loads a base from `config.json` and its weights.
+pub fn load_folder(
+    name: &str,
+    aliases: Vec<String>,
+    config: &Path,
+    files: &WeightFiles,
+    precision: Precision,
+) -> Result<Box<dyn BaseModel>, LoadError> {
+    let config = ModelConfig::read(config)?;
+    let weights = Weights::open(files, precision, &Device::Cpu)?;
+    build(name, aliases, &config, weights)
+}
+
+/// Loads a base from a GGUF file, dequantised.
+pub fn load_gguf(
+    name: &str,
+    aliases: Vec<String>,
+    path: &Path,
+    precision: Precision,
+) -> Result<Box<dyn BaseModel>, LoadError> {
+    let file = GgufFile::open(path)?;
+    let config = file.config()?;
+    let weights = Weights::gguf(file, &config, precision, &Device::Cpu);
+    build(name, aliases, &config, weights)
+}
+
+fn build(
+    name: &str,
+    aliases: Vec<String>,
+    config: &ModelConfig,
+    weights: Weights,
+) -> Result<Box<dyn BaseModel>, LoadError> {
+    let builder = Builder::new(name, aliases, config, weights);
+    Ok(match config.family.as_str() {
+        "gpt2" => Box::new(Gpt2::load(builder, config)?),
+        "bert" => Box::new(Bert::load(builder, config)?),
+        "llama" | "mistral" | "qwen2" | "qwen3" => Box::new(Llama::load(builder, config)?),
+        other => {
+            return Err(LoadError::Unsupported(format!(
+                "model_type {other:?}; this server runs gpt2, bert, llama, mistral, qwen2 and qwen3"
+            )));
+        }
+    })
+}

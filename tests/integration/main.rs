@@ -1,1 +1,5 @@
 mod config;
+//! All integration tests in one binary: each would link candle again.
+
+mod golden;
+mod text;

@@ -1,0 +1,17 @@
+//! Kernels for the CPU: f32 arithmetic over weights held as f32, bf16 or f16. AVX2 where the machine has it.
+
+mod activation;
+mod attention;
+mod linear;
+mod norm;
+mod rotary;
+mod vector;
+mod weight;
+
+pub use activation::{Activation, activate, gate};
+pub use attention::{Span, attend};
+pub use linear::linear;
+pub use norm::{layer_norm, rms_norm};
+pub use rotary::{Rotation, rotate};
+pub use vector::{add, add_row, scale_add, scale_row};
+pub use weight::Weight;

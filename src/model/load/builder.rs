@@ -1,0 +1,156 @@
+//! Builds a body part by part and notes its sites on the way.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use crate::adapter::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap};
+use crate::model::layers::{Linear, Norm};
+
+use super::{LoadError, ModelConfig, Weights};
+
+/// Reads the weights of a base under the names of its task model (`model.layers.0...`), and of its bare backbone (`layers.0...`).
+pub struct Builder<'a> {
+    base: String,
+    aliases: Vec<String>,
+    config: &'a ModelConfig,
+    weights: Weights,
+    linears: Vec<SiteEntry>,
+    frozen: Vec<(String, Vec<(String, Tensor)>)>,
+}
+
+/// What differs between families in how adapters see them.
+pub struct Naming {
+    /// `model`, `transformer`, `bert`.
+    pub backbone: &'static str,
+    /// `score`, `classifier`.
+    pub head: &'static str,
+    /// The token embedding's module.
+    pub embedding: &'static str,
+    pub causal: bool,
+    /// Whether a pooler stands before the head.
+    pub pools: bool,
+    pub missing_pooler: bool,
+}
+
+impl<'a> Builder<'a> {
+    /// Starts with nothing read.
+    pub fn new(base: &str, aliases: Vec<String>, config: &'a ModelConfig, weights: Weights) -> Self {
+        Self { base: base.into(), aliases, config, weights, linears: vec![], frozen: vec![] }
+    }
+
+    /// A parameter by the task model's name, or without the backbone's prefix; also under old names.
+    pub fn find(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, LoadError> {
+        let bare = ["model.", "transformer.", "bert."].iter().find_map(|prefix| name.strip_prefix(prefix));
+        for name in std::iter::once(name).chain(bare) {
+            if let Some(tensor) = self.weights.find(name, shape)? {
+                return Ok(Some(tensor));
+            }
+        }
+        // Old BERT files call a norm's weight gamma and its bias beta.
+        let old = name.strip_suffix("LayerNorm.weight").map(|stem| format!("{stem}LayerNorm.gamma"));
+        let old = old.or_else(|| name.strip_suffix("LayerNorm.bias").map(|stem| format!("{stem}LayerNorm.beta")));
+        match old {
+            Some(old) => self.find(&old, shape),
+            None => Ok(None),
+        }
+    }
+
+    /// A parameter that must be there.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.find(name, shape)?.ok_or_else(|| LoadError::Unsupported(format!("the weight {name} is missing")))
+    }
+
+    /// A linear layer [outputs, inputs] at a site. A Conv1D is turned round; a bias is optional.
+    pub fn linear(
+        &mut self,
+        site: Site,
+        module: &str,
+        inputs: usize,
+        outputs: usize,
+        conv1d: bool,
+    ) -> Result<Linear, LoadError> {
+        let name = format!("{module}.weight");
+        let weight = match conv1d {
+            true => self.get(&name, &[inputs, outputs])?.t()?.contiguous()?,
+            false => self.get(&name, &[outputs, inputs])?,
+        };
+        self.site(site, module, weight, conv1d, outputs)
+    }
+
+    /// A linear layer whose weight was read before (a tied head).
+    pub fn site(
+        &mut self,
+        site: Site,
+        module: &str,
+        weight: Tensor,
+        conv1d: bool,
+        outputs: usize,
+    ) -> Result<Linear, LoadError> {
+        let bias = match self.optional_bias(site) {
+            true => {
+                self.find(&format!("{module}.bias"), &[outputs])?.map(|bias| bias.to_dtype(DType::F32)).transpose()?
+            }
+            false => None,
+        };
+        let id = SiteId(self.linears.len());
+        let entry = SiteEntry { site, module: module.into(), conv1d, weight: weight.clone(), bias: bias.clone() };
+        self.linears.push(entry);
+        Ok(Linear { site: id, weight, bias })
+    }
+
+    /// Dummy weights answer to every name, so families say where a bias is.
+    fn optional_bias(&self, site: Site) -> bool {
+        match self.config.family.as_str() {
+            "gpt2" | "bert" => site.projection != Projection::LmHead,
+            "qwen2" => matches!(site.projection, Projection::Query | Projection::Key | Projection::Value),
+            _ => !self.weights.is_dummy(),
+        }
+    }
+
+    /// An RMS norm of width `width`.
+    pub fn rms_norm(&mut self, module: &str, width: usize) -> Result<Norm, LoadError> {
+        let weight = self.get(&format!("{module}.weight"), &[width])?.to_dtype(DType::F32)?;
+        self.freeze(module, vec![("weight".into(), weight.clone())]);
+        Ok(Norm::Rms { weight, eps: self.config.norm_eps })
+    }
+
+    /// A layer norm of width `width`.
+    pub fn layer_norm(&mut self, module: &str, width: usize) -> Result<Norm, LoadError> {
+        let weight = self.get(&format!("{module}.weight"), &[width])?.to_dtype(DType::F32)?;
+        let bias = self.get(&format!("{module}.bias"), &[width])?.to_dtype(DType::F32)?;
+        self.freeze(module, vec![("weight".into(), weight.clone()), ("bias".into(), bias.clone())]);
+        Ok(Norm::Layer { weight, bias, eps: self.config.norm_eps })
+    }
+
+    /// Notes a module that adapters cannot change.
+    pub fn freeze(&mut self, module: &str, parameters: Vec<(String, Tensor)>) {
+        self.frozen.push((module.into(), parameters));
+    }
+
+    /// The map of all sites seen.
+    pub fn finish(self, naming: Naming, embedding: Tensor) -> Arc<SiteMap> {
+        let config = self.config;
+        Arc::new(SiteMap {
+            base: self.base,
+            aliases: self.aliases,
+            family: config.family.clone(),
+            backbone: naming.backbone.into(),
+            linears: self.linears,
+            embedding: EmbeddingSite { module: naming.embedding.into(), weight: embedding },
+            frozen: self.frozen,
+            tied: config.tied,
+            causal: naming.causal,
+            layers: config.layers,
+            hidden: config.hidden,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            vocab: config.vocab,
+            context: config.context,
+            head: naming.head.into(),
+            pools: naming.pools,
+            missing_pooler: naming.missing_pooler,
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! The operations bodies are made of: coarse, so that kernels can fuse behind them. The only place that looks at adapters.
+
+mod attention;
+mod elementwise;
+mod embed;
+mod linear;
+mod outputs;
+
+pub use attention::{attend_both_ways, attend_cached, write_kv};
+pub use elementwise::{activate, add, gate, norm, rotate};
+pub use embed::embed;
+pub use linear::{head_scores, linear};
+pub use outputs::{decoder_outputs, lookup, split3};

@@ -1,0 +1,167 @@
+//! Attention: causal over the paged store, or both ways inside a row.
+
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use repertoire_kernels::cpu::{Span, attend};
+
+use crate::device::{f32_slice, with_f32};
+use crate::model::kv::slot;
+use crate::model::layers::Heads;
+use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row};
+
+/// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
+pub fn write_kv(keys: &Tensor, values: &Tensor, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
+    let write = KvWrite { batch, shape: kv.shape };
+    kv.keys[layer].inplace_op2(keys, &write)?;
+    kv.values[layer].inplace_op2(values, &write)
+}
+
+struct KvWrite<'a> {
+    batch: &'a Batch,
+    shape: KvShape,
+}
+
+impl InplaceOp2 for KvWrite<'_> {
+    fn name(&self) -> &'static str {
+        "write-kv"
+    }
+
+    fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout, new: &CpuStorage, layout: &Layout) -> Result<()> {
+        let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
+        let new = f32_slice(new, layout)?;
+        let KvShape { kv_heads, head_dim: dim, .. } = self.shape;
+        for row in &self.batch.rows {
+            for (i, token) in row.tokens.clone().enumerate() {
+                let position = row.start + i;
+                let block = row.blocks[position / BLOCK_TOKENS];
+                for head in 0..kv_heads {
+                    let at = slot(self.shape, block, head, position % BLOCK_TOKENS);
+                    store[at..at + dim].copy_from_slice(&new[(token * kv_heads + head) * dim..][..dim]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Causal attention of `query` [tokens, heads · head_dim] over what the store holds of each row.
+pub fn attend_cached(query: &Tensor, layer: usize, heads: Heads, batch: &Batch, kv: &KvStore) -> Result<Tensor> {
+    query.apply_op1_no_bwd(&Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch })
+}
+
+struct Cached<'a> {
+    keys: &'a Tensor,
+    values: &'a Tensor,
+    shape: KvShape,
+    heads: Heads,
+    batch: &'a Batch,
+}
+
+impl CustomOp1 for Cached<'_> {
+    fn name(&self) -> &'static str {
+        "attend-cached"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let query = f32_slice(storage, layout)?;
+        let head_dim = self.heads.head_dim;
+        with_f32(self.keys, |keys| {
+            with_f32(self.values, |values| {
+                let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
+                    let visible = row.start + token + 1;
+                    let spans =
+                        row.blocks.iter().enumerate().take(visible.div_ceil(BLOCK_TOKENS)).map(|(i, &block)| {
+                            let at = slot(self.shape, block, head, 0);
+                            let tokens = BLOCK_TOKENS.min(visible - i * BLOCK_TOKENS);
+                            Span { keys: &keys[at..], values: &values[at..], tokens, stride: head_dim }
+                        });
+                    attend(query, spans, scale(head_dim), scores, out);
+                });
+                Ok((CpuStorage::F32(out), layout.shape().clone()))
+            })
+        })
+    }
+}
+
+/// Attention both ways inside each row: `query`, `keys`, `values` [tokens, heads · head_dim]. A row's key-value prefix stands before its own.
+pub fn attend_both_ways(
+    query: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    layer: usize,
+    heads: Heads,
+    batch: &Batch,
+) -> Result<Tensor> {
+    query.apply_op1_no_bwd(&BothWays { keys, values, layer, heads, batch })
+}
+
+struct BothWays<'a> {
+    keys: &'a Tensor,
+    values: &'a Tensor,
+    layer: usize,
+    heads: Heads,
+    batch: &'a Batch,
+}
+
+impl CustomOp1 for BothWays<'_> {
+    fn name(&self) -> &'static str {
+        "attend-both-ways"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let query = f32_slice(storage, layout)?;
+        let Heads { kv_heads, head_dim, .. } = self.heads;
+        let width = kv_heads * head_dim;
+        let prefixes = self.batch.rows.iter().map(|row| self.prefix(row)).collect::<Result<Vec<_>>>()?;
+        with_f32(self.keys, |keys| {
+            with_f32(self.values, |values| {
+                let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
+                    let index = self.batch.token_rows[row.tokens.start + token];
+                    let prefix = prefixes[index].as_ref().map(|(keys, values, tokens)| Span {
+                        keys: &keys[head * head_dim..],
+                        values: &values[head * head_dim..],
+                        tokens: *tokens,
+                        stride: width,
+                    });
+                    let at = row.tokens.start * width + head * head_dim;
+                    let own =
+                        Span { keys: &keys[at..], values: &values[at..], tokens: row.tokens.len(), stride: width };
+                    attend(query, prefix.into_iter().chain([own]), scale(head_dim), scores, out);
+                });
+                Ok((CpuStorage::F32(out), layout.shape().clone()))
+            })
+        })
+    }
+}
+
+/// Keys, values and number of a row's prefix tokens.
+type Prefix = (Vec<f32>, Vec<f32>, usize);
+
+impl BothWays<'_> {
+    fn prefix(&self, row: &Row) -> Result<Option<Prefix>> {
+        let Some(prefix) = row.adapter.as_ref().and_then(|adapter| adapter.prefix.as_ref()) else { return Ok(None) };
+        let copy = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        Ok(Some((copy(&prefix.keys[self.layer])?, copy(&prefix.values[self.layer])?, prefix.count)))
+    }
+}
+
+fn scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// Calls `f(row, token in the row, key-value head, query, scratch, out)` for every head of every token, on all threads.
+fn each_head(
+    query: &[f32],
+    heads: Heads,
+    batch: &Batch,
+    f: impl Fn(&Row, usize, usize, &[f32], &mut Vec<f32>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let mut out = vec![0.0; query.len()];
+    let group = heads.heads / heads.kv_heads;
+    out.par_chunks_exact_mut(heads.head_dim).enumerate().for_each_init(Vec::new, |scores, (i, out)| {
+        let (token, head) = (i / heads.heads, i % heads.heads);
+        let row = &batch.rows[batch.token_rows[token]];
+        f(row, token - row.tokens.start, head / group, &query[i * heads.head_dim..][..heads.head_dim], scores, out);
+    });
+    out
+}

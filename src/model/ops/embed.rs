@@ -1,0 +1,60 @@
+//! Token embeddings: the base's rows, adapters' changes to them, and virtual tokens.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use crate::adapter::Adapter;
+use crate::adapter::apply::apply_embedding;
+use crate::device::with_floats;
+use crate::model::Batch;
+
+/// [tokens, hidden] f32. `table` is [vocab, hidden]; id `vocab + i` is virtual token `i` of the row's adapter.
+pub fn embed(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+    table.apply_op1_no_bwd(&Gather { table, batch })
+}
+
+struct Gather<'a> {
+    table: &'a Tensor,
+    batch: &'a Batch,
+}
+
+impl CustomOp1 for Gather<'_> {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (vocab, hidden) = self.table.dims2()?;
+        let mut out = vec![0.0; self.batch.tokens.len() * hidden];
+        for segment in &self.batch.segments {
+            let adapter = segment.adapter.as_deref();
+            let tokens = &self.batch.tokens[segment.lines.clone()];
+            let lines = out[segment.lines.start * hidden..segment.lines.end * hidden].chunks_exact_mut(hidden);
+            for (&token, out) in tokens.iter().zip(lines) {
+                match (token as usize).checked_sub(vocab) {
+                    None => {
+                        let patch = adapter.and_then(|adapter| adapter.embedding.as_ref());
+                        apply_embedding(token as usize, self.table, patch, out)?;
+                    }
+                    Some(index) => copy_virtual(adapter, index, out)?,
+                }
+            }
+        }
+        Ok((CpuStorage::F32(out), Shape::from((self.batch.tokens.len(), hidden))))
+    }
+}
+
+fn copy_virtual(adapter: Option<&Adapter>, index: usize, out: &mut [f32]) -> Result<()> {
+    let hidden = out.len();
+    let Some(virtual_tokens) = adapter.and_then(|adapter| adapter.virtual_tokens.as_ref()) else {
+        candle_core::bail!("token id beyond the vocabulary in a row without virtual tokens");
+    };
+    if index >= virtual_tokens.count() {
+        candle_core::bail!("virtual token {index} of {}", virtual_tokens.count());
+    }
+    with_floats!(virtual_tokens.embeddings, |rows| {
+        for (out, value) in out.iter_mut().zip(&rows[index * hidden..][..hidden]) {
+            *out = repertoire_kernels::cpu::Weight::widen(*value);
+        }
+    });
+    Ok(())
+}
