@@ -10,6 +10,7 @@ mod history;
 mod largest;
 mod log_softmax;
 mod ngrams;
+mod nucleus;
 mod penalties;
 mod rng;
 mod weights;

@@ -1,5 +1,6 @@
 mod config;
 //! All integration tests in one binary: each would link candle again.
 
+mod architecture;
 mod golden;
 mod text;

@@ -1,7 +1,8 @@
 //! The tokens that may be drawn: temperature, top-k, top-p and min-p.
 
 use super::largest::largest;
-use super::log_softmax::{exp, max, sum_exp};
+use super::log_softmax::{exp, max};
+use super::nucleus;
 use crate::engine::Parameters;
 
 /// Ids that may be drawn, ascending, and their scores. What is absent has probability zero.
@@ -54,37 +55,10 @@ impl Candidates {
     }
 
     /// Keeps the best whose better ones hold less than `top_p` of the probability (`TopPLogitsWarper`).
-    ///
-    /// transformers adds probabilities from the smallest up and drops those with a sum of at most `1 - top_p`. That sum
-    /// is the total less what stands before in descending order, so the few best suffice. Among equal scores at the
-    /// edge torch's choice is not defined; here the lowest ids stay.
     fn top_p(&mut self, top_p: f32, keep: usize) {
-        let max = max(&self.scores);
-        if !max.is_finite() {
-            return;
-        }
-        let total = sum_exp(&self.scores, max);
-        let threshold = (1.0 - as_written(top_p)) as f32;
-        let mut looked_at = keep.max(64);
-        loop {
-            let best = largest(&self.scores, looked_at);
-            let mut before = 0.0;
-            let mut kept = 0;
-            for &at in &best {
-                if kept >= keep && ((total - before) / total) as f32 <= threshold {
-                    break;
-                }
-                before += f64::from(exp(self.scores[at] - max));
-                kept += 1;
-            }
-            if kept < best.len() || looked_at >= self.scores.len() {
-                if let Some(&last) = best[..kept].last() {
-                    let edge = self.scores[last];
-                    self.retain(|at, score| score > edge || (score == edge && at <= last));
-                }
-                return;
-            }
-            looked_at *= 8;
+        if let Some(last) = nucleus::last(&self.scores, top_p, keep) {
+            let edge = self.scores[last];
+            self.retain(|at, score| score > edge || (score == edge && at <= last));
         }
     }
 
@@ -111,9 +85,4 @@ impl Candidates {
         self.ids.truncate(kept);
         self.scores.truncate(kept);
     }
-}
-
-/// The decimal that was written for an f32: transformers computes `1 - top_p` from that, in f64, and it decides ties.
-fn as_written(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
 }
