@@ -163,9 +163,10 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let code = match &error {
             EngineError::Overloaded { .. } => Code::Overloaded,
-            EngineError::Invalid(_) => Code::Validation,
+            EngineError::Invalid(_) | EngineError::Sampling(_) => Code::Validation,
             EngineError::Draining => Code::Draining,
-            EngineError::Timeout(_) => Code::Timeout,
+            // Loading and tokenising used up a part of what the client gave: the engine's number would be a surprise.
+            EngineError::Timeout(_) => return Self::new(Code::Timeout, "the request's timeout_ms passed before the answer was complete"),
             EngineError::Step(_) => return Self::internal(error),
         };
         Self::new(code, error.to_string())

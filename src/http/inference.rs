@@ -27,7 +27,7 @@ pub const LONGEST_TIMEOUT_MS: u64 = 86_400_000;
 pub struct Scheduling {
     pub priority: i32,
     /// When the client stops waiting.
-    pub deadline: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Scheduling {
@@ -47,6 +47,11 @@ impl Scheduling {
             return Err(ApiError::validation("timeout_ms", message));
         }
         Ok(Self { priority, deadline: timeout_ms.map(|timeout| Instant::now() + Duration::from_millis(timeout)) })
+    }
+
+    /// How long the client still waits.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
 

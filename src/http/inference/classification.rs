@@ -54,7 +54,7 @@ impl Classification {
                 adapter: target.lease().cloned(),
                 work: Work::Classify,
                 priority: scheduling.priority,
-                deadline: scheduling.deadline,
+                timeout: scheduling.remaining(),
             };
             streams.push(target.base.engine.submit(request)?);
         }

@@ -1,6 +1,6 @@
 //! Generation: one engine request per input, and what comes back.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::engine::{EngineError, Event, EventStream, FinishReason, Request, Token, Usage, Work};
 use crate::http::{ApiError, AppState, Caller};
@@ -69,7 +69,7 @@ impl Generation {
                 adapter: target.lease().cloned(),
                 work: Work::Generate(settled.parameters.clone()),
                 priority: scheduling.priority,
-                deadline: scheduling.deadline,
+                timeout: scheduling.remaining(),
             };
             let before = if settled.return_full_text { prompt.text } else { String::new() };
             // A refusal half way drops, and so cancels, the inputs queued before.
@@ -144,10 +144,8 @@ pub fn check_truncate(truncate: Option<usize>) -> Result<(), ApiError> {
 
 /// 504 when loading and tokenising took all the time there was.
 pub fn check_deadline(scheduling: Scheduling) -> Result<(), ApiError> {
-    match scheduling.deadline {
-        Some(deadline) if deadline <= Instant::now() => {
-            Err(ApiError::new(crate::http::Code::Timeout, "the request's timeout_ms passed before it could start"))
-        }
+    match scheduling.remaining() {
+        Some(Duration::ZERO) => Err(EngineError::Timeout(0).into()),
         _ => Ok(()),
     }
 }
@@ -155,7 +153,8 @@ pub fn check_deadline(scheduling: Scheduling) -> Result<(), ApiError> {
 /// 422 with all numbers when prompt and answer do not fit the base's context.
 pub fn check_context(target: &Target, prompt: &BuiltPrompt, new_tokens: usize, index: usize) -> Result<(), ApiError> {
     let sites = target.base.sites();
-    let prefix = target.lease().map_or(0, |lease| lease.prefix_len());
+    // An encoder's prefix takes no position of its own.
+    let prefix = target.lease().filter(|_| sites.causal).map_or(0, |lease| lease.prefix_len());
     let virtual_tokens = prefix + prompt.tokens.iter().filter(|&&id| id as usize >= sites.vocab).count();
     let text = prefix + prompt.tokens.len() - virtual_tokens;
     let total = (text + virtual_tokens).saturating_add(new_tokens);
