@@ -177,7 +177,7 @@ impl<'de> Deserialize<'de> for DeviceMemory {
         impl serde::de::Visitor<'_> for Visitor {
             type Value = DeviceMemory;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(DeviceMemory::ALLOWED)
             }
 

@@ -73,7 +73,7 @@ impl<'de> Deserialize<'de> for ByteSize {
         impl de::Visitor<'_> for Visitor {
             type Value = ByteSize;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(ALLOWED)
             }
 

@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for Span {
         impl serde::de::Visitor<'_> for Visitor {
             type Value = Span;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(ALLOWED)
             }
 

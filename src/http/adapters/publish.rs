@@ -15,7 +15,7 @@ use crate::http::json::{is_json, parse, read_error};
 use crate::http::openapi::WriteErrors;
 use crate::http::{ApiError, AppState, Caller, Code, Scope};
 
-use super::upload::{Files, Upload};
+use super::upload::Upload;
 use super::{conditions, source, tagged};
 
 /// The routes of this file.
@@ -82,14 +82,10 @@ impl Wanted {
     }
 
     fn into_package(self, state: &AppState) -> Result<Package, ApiError> {
-        let (files, metadata): (Files, Metadata) = match self {
-            Self::Upload(mut upload) => {
-                let metadata = std::mem::take(&mut upload.metadata);
-                (upload.into_files(state.config.limits.body_bytes.0)?, metadata)
-            }
-            Self::Source(wanted) => (source::fetch(state, &wanted.source)?, wanted.metadata),
-        };
-        Ok(Package { files, metadata })
+        match self {
+            Self::Upload(upload) => upload.into_package(state.config.limits.body_bytes.0),
+            Self::Source(wanted) => source::fetch(state, &wanted.source, wanted.metadata),
+        }
     }
 }
 

@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::adapter::{Metadata, Package};
 use crate::http::{ApiError, AppState, Code};
 
-use super::upload::{Files, is_archive, unpacked};
+use super::upload::{Files, is_archive, package};
 
-/// The files under a source. Takes time: for off the async threads.
-pub fn fetch(state: &AppState, source: &str) -> Result<Files, ApiError> {
+/// The adapter under a source. Takes time: for off the async threads.
+pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Package, ApiError> {
     let allowed = &state.config.adapters.allowed_sources;
     let max_bytes = state.config.limits.body_bytes.0;
     match source.split_once("://") {
         Some(("file", path)) => {
             let path = allowed_path(Path::new(path), allowed).ok_or_else(|| not_allowed(source))?;
-            read_path(&path, max_bytes)
+            package(read_path(&path, max_bytes)?, metadata, max_bytes)
         }
         Some(("hf" | "s3", _)) if !allowed.iter().any(|root| under(source, root)) => Err(not_allowed(source)),
         Some((scheme @ ("hf" | "s3"), _)) => {
@@ -65,7 +66,7 @@ fn read_path(path: &Path, max_bytes: u64) -> Result<Files, ApiError> {
             ApiError::new(Code::TooLarge, format!("the source holds more than {max_bytes} bytes (limits.body_bytes)"))
                 .at("source")
         })?;
-        files.insert(name.to_owned(), Arc::from(std::fs::read(path).map_err(io)?));
+        files.push((name.to_owned(), Arc::from(std::fs::read(path).map_err(io)?)));
         Ok::<_, ApiError>(())
     };
     if path.is_dir() {
@@ -78,7 +79,7 @@ fn read_path(path: &Path, max_bytes: u64) -> Result<Files, ApiError> {
     } else {
         add(path)?;
     }
-    unpacked(files, max_bytes)
+    Ok(files)
 }
 
 /// Files that an adapter can consist of: a training folder's optimizer and checkpoints are not even read.

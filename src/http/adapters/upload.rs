@@ -1,16 +1,15 @@
 //! The multipart form of an upload.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::http::StatusCode;
 
-use crate::adapter::{Metadata, archive};
+use crate::adapter::{AdapterError, Metadata, Package, archive};
 use crate::http::{ApiError, Code};
 
-/// File name to content.
-pub type Files = BTreeMap<String, Arc<[u8]>>;
+/// File names with their content, as they came.
+pub type Files = Vec<(String, Arc<[u8]>)>;
 
 /// What the parts said.
 #[derive(Debug, Default)]
@@ -53,33 +52,33 @@ impl Upload {
     }
 
     async fn add_file(&mut self, field: Field<'_>) -> Result<(), ApiError> {
-        let name = field.file_name().unwrap_or_default();
-        // Some clients send the whole path.
-        let name = name.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
+        let name = field.file_name().unwrap_or_default().to_owned();
         if name.is_empty() {
             return Err(ApiError::validation("files", "a part named files must have a filename, given none"));
         }
         let bytes = field.bytes().await.map_err(refuse)?;
-        if self.files.insert(name.clone(), Arc::from(&bytes[..])).is_some() {
-            return Err(ApiError::validation("files", format!("the file {name:?} was sent twice")));
-        }
+        self.files.push((name, Arc::from(&bytes[..])));
         Ok(())
     }
 
-    /// The adapter's files, unpacked where they came in an archive. Takes time: for off the async threads.
-    pub fn into_files(self, max_bytes: u64) -> Result<Files, ApiError> {
-        unpacked(self.files, max_bytes)
+    /// The adapter among the files, unpacked where they came in an archive. Takes time: for off the async threads.
+    pub fn into_package(self, max_bytes: u64) -> Result<Package, ApiError> {
+        package(self.files, self.metadata, max_bytes)
     }
 }
 
-/// Files as they are, or the content of the one archive among them.
-pub fn unpacked(files: Files, max_bytes: u64) -> Result<Files, ApiError> {
-    let Some(name) = files.keys().find(|name| is_archive(name)) else { return Ok(files) };
+/// The adapter among files, or in the one archive.
+pub fn package(files: Files, metadata: Metadata, max_bytes: u64) -> Result<Package, ApiError> {
+    let at_files = |error: AdapterError| ApiError::from(error).at("files");
+    let Some((name, archive)) = files.iter().find(|(name, _)| is_archive(name)) else {
+        return Package::from_files(files, metadata).map_err(at_files);
+    };
     if files.len() > 1 {
         let message = format!("an archive must come alone, given {name:?} and {} more files", files.len() - 1);
         return Err(ApiError::validation("files", message));
     }
-    archive::unpack(&files[name], max_bytes).map_err(|error| ApiError::from(error).at("files"))
+    let files = archive::unpack(archive, max_bytes).map_err(at_files)?;
+    Package::from_files(files, metadata).map_err(at_files)
 }
 
 /// By its name.
