@@ -28,6 +28,7 @@ pub enum Code {
     Overloaded,
     Internal,
     Draining,
+    Loading,
     Timeout,
 }
 
@@ -50,6 +51,7 @@ impl Code {
             Self::Overloaded => (429, "overloaded", "rate_limit_error"),
             Self::Internal => (500, "internal", "server_error"),
             Self::Draining => (503, "draining", "server_error"),
+            Self::Loading => (503, "loading", "server_error"),
             Self::Timeout => (504, "timeout", "server_error"),
         }
     }

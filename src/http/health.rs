@@ -28,14 +28,14 @@ async fn health() -> axum::Json<Health> {
     axum::Json(Health { status: "ok" })
 }
 
-/// May new requests be sent here? The bases are loaded before the server listens, so only draining says no.
+/// May new requests be sent here? Yes once the bases are loaded, until the server drains.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "server",
     responses(
         (status = 200, description = "Loaded and taking requests", body = Health),
-        (status = 503, description = "`draining`", body = ErrorBody),
+        (status = 503, description = "`loading` or `draining`", body = ErrorBody),
     )
 )]
 async fn ready(State(state): State<AppState>) -> Response {
