@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
-pub use base::load_base;
+pub use base::{Loaded, load_base, load_model};
 pub use run::serve;
 
 use crate::adapter::{AdapterRegistry, ReadLimits, RegistryOptions};
@@ -25,7 +25,8 @@ pub fn load(config: Config, keys: Keys) -> Result<AppState> {
     create_data_folder(&config.database)?;
     // One lock: engines on one device take turns.
     let turn = Arc::default();
-    let bases = config.bases.iter().map(|base| load_base(base, &config.scheduler, &turn)).collect::<Result<Vec<_>>>()?;
+    let bases =
+        config.bases.iter().map(|base| load_base(base, &config.scheduler, &turn)).collect::<Result<Vec<_>>>()?;
     let bases = Bases::new(bases);
     let registry = open_registry(&config.adapters, &bases)?;
     let metrics = telemetry::metrics();

@@ -24,11 +24,7 @@ const CPU_KV_BYTES: usize = 1 << 30;
 /// Loads a base and starts its engine. Engines on one device share `turn`.
 pub fn load_base(config: &BaseConfig, scheduler: &SchedulerConfig, turn: &Arc<Mutex<()>>) -> Result<Base> {
     let started = Instant::now();
-    if let DeviceName::Cuda(_) = config.device {
-        bail!("base {}: device {} is not built in; set device = \"cpu\"", config.name, config.device);
-    }
-    let Loaded { model, tokenizer, generation } =
-        load(config).with_context(|| format!("base {} ({})", config.name, config.source))?;
+    let Loaded { model, tokenizer, generation } = load_model(config)?;
     let options = EngineOptions {
         max_batch_tokens: scheduler.max_batch_tokens,
         max_running: scheduler.max_running.min(scheduler.max_batch_tokens),
@@ -50,10 +46,19 @@ pub fn load_base(config: &BaseConfig, scheduler: &SchedulerConfig, turn: &Arc<Mu
     Ok(Base { info, engine, generation })
 }
 
-struct Loaded {
-    model: Box<dyn BaseModel>,
-    tokenizer: Tokenizer,
-    generation: GenerationDefaults,
+/// A base before it has an engine.
+pub struct Loaded {
+    pub model: Box<dyn BaseModel>,
+    pub tokenizer: Tokenizer,
+    pub generation: GenerationDefaults,
+}
+
+/// Loads a base, and no more.
+pub fn load_model(config: &BaseConfig) -> Result<Loaded> {
+    if let DeviceName::Cuda(_) = config.device {
+        bail!("base {}: device {} is not built in; set device = \"cpu\"", config.name, config.device);
+    }
+    load(config).with_context(|| format!("base {} ({})", config.name, config.source))
 }
 
 fn load(config: &BaseConfig) -> Result<Loaded> {

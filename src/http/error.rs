@@ -168,7 +168,9 @@ impl From<EngineError> for ApiError {
             EngineError::Invalid(_) | EngineError::Sampling(_) => Code::Validation,
             EngineError::Draining => Code::Draining,
             // Loading and tokenising used up a part of what the client gave: the engine's number would be a surprise.
-            EngineError::Timeout(_) => return Self::new(Code::Timeout, "the request's timeout_ms passed before the answer was complete"),
+            EngineError::Timeout(_) => {
+                return Self::new(Code::Timeout, "the request's timeout_ms passed before the answer was complete");
+            }
             EngineError::Step(_) => return Self::internal(error),
         };
         Self::new(code, error.to_string())
