@@ -67,7 +67,7 @@ pub struct EmbeddingSite {
     pub weight: Tensor,
 }
 
-/// Counts the tokens of a text as the base's tokenizer does without special tokens; `adapter` itself knows no tokenizer.
+/// Counts the tokens of a text as the base's tokenizer makes them by default, special ones included; `adapter` itself knows no tokenizer.
 #[derive(Clone)]
 pub struct TokenCounter(pub Arc<dyn Fn(&str) -> Option<usize> + Send + Sync>);
 

@@ -1,9 +1,9 @@
-mod config;
 //! All integration tests in one binary: each would link candle again.
 
 mod adapter_bases;
 mod adapter_read;
 mod architecture;
+mod config;
 mod golden;
 mod isolation;
 mod registry;
