@@ -5,18 +5,25 @@
 
 pub mod apply;
 pub mod archive;
+mod base;
+mod draft;
 mod embedding;
 mod error;
 mod head;
 mod id;
+mod kinds;
 mod lease;
 mod package;
 mod patch;
+mod peft;
 mod prefix;
 mod read;
 mod registry;
 mod resident;
+mod same;
 mod site;
+mod tensors;
+mod torch;
 mod virtual_tokens;
 
 pub use embedding::EmbeddingPatch;
@@ -30,5 +37,5 @@ pub use prefix::KeyValuePrefix;
 pub use read::ReadLimits;
 pub use registry::{AdapterInfo, AdapterRegistry, PublishIf, Published, RegistryOptions, Residency};
 pub use resident::{Adapter, Kind};
-pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap};
+pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap, TokenCounter};
 pub use virtual_tokens::VirtualTokens;

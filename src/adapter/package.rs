@@ -5,7 +5,24 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, ProblemType};
+use super::archive::member;
+use super::{AdapterError, Digest, ProblemType};
+
+/// PEFT's configuration.
+pub(super) const CONFIG: &str = "adapter_config.json";
+/// PEFT's weights.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+/// PEFT's weights as a pickle, known only to be refused.
+pub(super) const PICKLED: &str = "adapter_model.bin";
+/// ruprompts' template.
+pub(super) const PROMPT: &str = "prompt.json";
+/// ruprompts' tensor.
+pub(super) const PROVIDER: &str = "prompt_provider.bin";
+
+/// Whether a file of this name says what an adapter is; README.md, optimizer states and tokenizers do not.
+pub(super) fn is_adapter_file(name: &str) -> bool {
+    [CONFIG, WEIGHTS, PICKLED, PROMPT, PROVIDER].contains(&name)
+}
 
 /// The files that matter, by name, and what the client said of them.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +33,59 @@ pub struct Package {
 }
 
 impl Package {
+    /// The adapter among named files; others are left out. Names may stand in one folder (`adapter/prompt.json`).
+    pub fn from_files<N: AsRef<str>>(
+        files: impl IntoIterator<Item = (N, Arc<[u8]>)>,
+        metadata: Metadata,
+    ) -> Result<Self, AdapterError> {
+        let mut package = Self { files: BTreeMap::new(), metadata };
+        let mut ignored = Vec::new();
+        for (path, content) in files {
+            let name = member(path.as_ref())?.1;
+            if !is_adapter_file(name) {
+                ignored.push(name.to_owned());
+            } else if package.files.insert(name.to_owned(), content).is_some() {
+                return Err(AdapterError::invalid(format!("{name} is given twice")));
+            }
+        }
+        package.complete(&ignored)?;
+        // PEFT prefers safetensors where a folder has both.
+        package.files.remove(PICKLED);
+        Ok(package)
+    }
+
+    /// Refuses a package that lacks a file, or holds both kinds of adapter.
+    pub(super) fn check_complete(&self) -> Result<(), AdapterError> {
+        self.complete(&[])
+    }
+
+    fn complete(&self, ignored: &[String]) -> Result<(), AdapterError> {
+        let has = |name: &str| self.files.contains_key(name);
+        let given = || {
+            let names: Vec<&str> = self.files.keys().chain(ignored).map(String::as_str).collect();
+            if names.is_empty() { "none".into() } else { super::tensors::few(&names) }
+        };
+        let missing = |name: &str| Err(AdapterError::invalid(format!("{name} is missing; files given: {}", given())));
+        let peft = has(CONFIG) || has(WEIGHTS) || has(PICKLED);
+        match (peft, has(PROMPT) || has(PROVIDER)) {
+            (true, true) => Err(AdapterError::invalid(format!(
+                "the files are those of two adapters, PEFT's and ruprompts'; files given: {}",
+                given()
+            ))),
+            (false, true) if !has(PROMPT) => missing(PROMPT),
+            (false, true) if !has(PROVIDER) => missing(PROVIDER),
+            (false, true) => Ok(()),
+            (_, false) if !has(CONFIG) => missing(CONFIG),
+            (_, false) if has(WEIGHTS) => Ok(()),
+            (_, false) if has(PICKLED) => Err(AdapterError::unsupported(format!(
+                "{PICKLED} is a pickle, which can run code: convert it with \
+                 python -c \"import torch, safetensors.torch as s; \
+                 s.save_file({{k: v.contiguous() for k, v in torch.load('{PICKLED}', weights_only=True).items()}}, '{WEIGHTS}')\""
+            ))),
+            (_, false) => missing(WEIGHTS),
+        }
+    }
+
     /// sha-256 over the sorted (file name, sha-256) list and the canonical metadata.
     pub fn digest(&self) -> Digest {
         let mut listing = String::new();

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Adapter, AdapterError, Package, SiteMap};
+use super::kinds::ruprompts::{self, Prompt};
+use super::package::{CONFIG, PROMPT, PROVIDER, WEIGHTS};
+use super::{Adapter, AdapterError, Package, base, peft};
 
 /// What an upload may be.
 #[derive(Clone, Debug)]
@@ -10,9 +12,45 @@ pub struct ReadLimits {
     pub max_rank: usize,
 }
 
+/// The two forms of adapters, their configuration understood.
+enum Source {
+    Peft(peft::Config),
+    Ruprompts(Prompt),
+}
+
 impl Adapter {
-    /// Reads a package against the base it names.
-    pub fn read(_package: &Package, _bases: &[Arc<SiteMap>], _limits: &ReadLimits) -> Result<Adapter, AdapterError> {
-        todo!()
+    /// Reads a package against the base it names. Errors are the client's: `Unsupported` where the adapter is well
+    /// formed but cannot be applied exactly, `Invalid` where it contradicts itself or its base.
+    pub fn read(
+        package: &Package,
+        bases: &[Arc<super::SiteMap>],
+        limits: &ReadLimits,
+    ) -> Result<Adapter, AdapterError> {
+        package.check_complete()?;
+        let file = |name: &str| {
+            let bytes = package.files.get(name).map(|bytes| &bytes[..]);
+            bytes.ok_or_else(|| AdapterError::invalid(format!("{name} is missing")))
+        };
+        let source = if package.files.contains_key(CONFIG) {
+            Source::Peft(peft::Config::parse(file(CONFIG)?)?)
+        } else {
+            Source::Ruprompts(Prompt::parse(file(PROMPT)?)?)
+        };
+        let saved = match &source {
+            Source::Peft(config) => config.base_name()?,
+            Source::Ruprompts(prompt) => prompt.base_name(),
+        };
+        let digest = package.digest();
+        let metadata = &package.metadata;
+        base::choose(bases, metadata.base.as_deref(), saved, |map| match &source {
+            Source::Peft(config) => {
+                let (kind, draft) = peft::read(config, file(WEIGHTS)?, metadata, map, limits)?;
+                Ok(draft.finish(digest, kind, metadata))
+            }
+            Source::Ruprompts(prompt) => {
+                let draft = ruprompts::read(prompt, file(PROVIDER)?, metadata, map)?;
+                Ok(draft.finish(digest, super::Kind::Ruprompts, metadata))
+            }
+        })
     }
 }

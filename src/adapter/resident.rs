@@ -49,6 +49,8 @@ pub struct Adapter {
     /// Indexed by [`SiteId`]; empty when no linear site is touched.
     pub patches: Vec<Option<LinearPatch>>,
     pub embedding: Option<EmbeddingPatch>,
+    /// The change to learned position embeddings; only where the base's [`SiteMap::positions`](super::SiteMap) is present.
+    pub positions: Option<EmbeddingPatch>,
     pub virtual_tokens: Option<VirtualTokens>,
     pub prefix: Option<KeyValuePrefix>,
     pub head: Option<Head>,
@@ -77,7 +79,7 @@ impl Adapter {
     /// Every tensor held.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let patches = self.patches.iter().flatten().flat_map(LinearPatch::tensors);
-        let embedding = self.embedding.iter().flat_map(EmbeddingPatch::tensors);
+        let embedding = self.embedding.iter().chain(&self.positions).flat_map(EmbeddingPatch::tensors);
         let virtual_tokens = self.virtual_tokens.iter().map(|v| &v.embeddings);
         let prefix = self.prefix.iter().flat_map(|p| p.keys.iter().chain(&p.values));
         let head = self.head.iter().flat_map(|h| std::iter::once(&h.weight).chain(&h.bias));

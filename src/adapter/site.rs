@@ -1,5 +1,8 @@
 //! The places of a base that adapters change, under the names that PEFT gives them.
 
+use std::fmt;
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 /// What a linear layer does in its block.
@@ -64,6 +67,16 @@ pub struct EmbeddingSite {
     pub weight: Tensor,
 }
 
+/// Counts the tokens of a text as the base's tokenizer does without special tokens; `adapter` itself knows no tokenizer.
+#[derive(Clone)]
+pub struct TokenCounter(pub Arc<dyn Fn(&str) -> Option<usize> + Send + Sync>);
+
+impl fmt::Debug for TokenCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenCounter")
+    }
+}
+
 /// What a base offers to adapters: its linear sites, its embedding and its shape.
 #[derive(Clone, Debug)]
 pub struct SiteMap {
@@ -77,6 +90,8 @@ pub struct SiteMap {
     pub backbone: String,
     pub linears: Vec<SiteEntry>,
     pub embedding: EmbeddingSite,
+    /// Learned positions (`transformer.wpe`), where the model can apply a patch to them; else they are among `frozen`.
+    pub positions: Option<EmbeddingSite>,
     /// Other modules that exist but cannot be changed exactly (norms, position embeddings ...): (name, its parameters as (suffix, tensor)). For `bias: all`, which repeats their biases.
     pub frozen: Vec<(String, Vec<(String, Tensor)>)>,
     /// Whether the output head shares the embedding's matrix.
@@ -95,8 +110,10 @@ pub struct SiteMap {
     pub head: String,
     /// Whether a pooler stands before the head in this family (BERT); the base may lack its weights.
     pub pools: bool,
-    /// Whether the base has no weights for that pooler: adapters with a head must bring them.
+    /// The family has a pooler, but the base's files bring no weights for it: the entry's are zeros, and a classifier must bring its own.
     pub missing_pooler: bool,
+    /// For ruprompts templates with `<P>text</P>` that were saved uncompiled; without it they are refused.
+    pub count_tokens: Option<TokenCounter>,
 }
 
 impl SiteMap {

@@ -70,6 +70,9 @@ pub enum EngineError {
     /// The client's `timeout_ms` passed (504 is not in the contract: 503).
     #[error("the request's timeout of {0} ms passed")]
     Timeout(u64),
+    /// 422: no token could be chosen (extreme parameters, everything banned).
+    #[error("{0}")]
+    Sampling(String),
     /// 500; the message is for the log.
     #[error("step failed: {0}")]
     Step(String),

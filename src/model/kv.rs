@@ -1,6 +1,9 @@
 //! The paged store of keys and values.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+
+use crate::adapter::KeyValuePrefix;
+use crate::device::f32_slice;
 
 /// Tokens per block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -45,5 +48,72 @@ impl KvStore {
     /// A store for encoders, which keep nothing.
     pub fn none() -> Self {
         Self { keys: vec![], values: vec![], shape: KvShape { layers: 0, kv_heads: 0, head_dim: 0 }, blocks: 0 }
+    }
+
+    /// Copies whole blocks, in all layers.
+    pub fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let copy = CopyBlocks { copies, block: self.shape.kv_heads * BLOCK_TOKENS * self.shape.head_dim };
+        self.keys.iter().chain(&self.values).try_for_each(|store| store.inplace_op1(&copy))
+    }
+
+    /// Writes a key-value prefix at the start of a sequence whose first blocks are `blocks`.
+    pub fn write_prefix(&mut self, prefix: &KeyValuePrefix, blocks: &[BlockId]) -> Result<()> {
+        let write = WritePrefix { blocks, shape: self.shape };
+        for layer in 0..self.shape.layers {
+            self.keys[layer].inplace_op2(&prefix.keys[layer], &write)?;
+            self.values[layer].inplace_op2(&prefix.values[layer], &write)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a token's head stands in a store [blocks, kv_heads, BLOCK_TOKENS, head_dim].
+pub fn slot(shape: KvShape, block: BlockId, head: usize, token: usize) -> usize {
+    ((block.0 as usize * shape.kv_heads + head) * BLOCK_TOKENS + token) * shape.head_dim
+}
+
+struct CopyBlocks<'a> {
+    copies: &'a [(BlockId, BlockId)],
+    /// Numbers per block.
+    block: usize,
+}
+
+impl InplaceOp1 for CopyBlocks<'_> {
+    fn name(&self) -> &'static str {
+        "copy-blocks"
+    }
+
+    fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout) -> Result<()> {
+        let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
+        for (from, to) in self.copies {
+            let from = from.0 as usize * self.block;
+            store.copy_within(from..from + self.block, to.0 as usize * self.block);
+        }
+        Ok(())
+    }
+}
+
+struct WritePrefix<'a> {
+    blocks: &'a [BlockId],
+    shape: KvShape,
+}
+
+impl InplaceOp2 for WritePrefix<'_> {
+    fn name(&self) -> &'static str {
+        "write-prefix"
+    }
+
+    fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout, prefix: &CpuStorage, layout: &Layout) -> Result<()> {
+        let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
+        let KvShape { kv_heads, head_dim, .. } = self.shape;
+        for (i, row) in f32_slice(prefix, layout)?.chunks_exact(head_dim).enumerate() {
+            let (token, head) = (i / kv_heads, i % kv_heads);
+            let at = slot(self.shape, self.blocks[token / BLOCK_TOKENS], head, token % BLOCK_TOKENS);
+            store[at..at + head_dim].copy_from_slice(row);
+        }
+        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! The operations bodies are made of: coarse, so that kernels can fuse behind them. The only place that looks at adapters.
 
+#![allow(clippy::disallowed_methods, reason = "the one place that knows which pass it is in")]
+
 mod attention;
 mod elementwise;
 mod embed;

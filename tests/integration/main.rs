@@ -1,2 +1,6 @@
 mod hub;
+//! All integration tests in one binary: each would link candle again.
+
+mod architecture;
+mod golden;
 mod text;

@@ -138,6 +138,7 @@ impl<'a> Builder<'a> {
             backbone: naming.backbone.into(),
             linears: self.linears,
             embedding: EmbeddingSite { module: naming.embedding.into(), weight: embedding },
+            positions: None,
             frozen: self.frozen,
             tied: config.tied,
             causal: naming.causal,
@@ -151,6 +152,7 @@ impl<'a> Builder<'a> {
             head: naming.head.into(),
             pools: naming.pools,
             missing_pooler: naming.missing_pooler,
+            count_tokens: None,
         })
     }
 }

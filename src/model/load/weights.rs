@@ -24,9 +24,11 @@ enum Source {
 
 impl Weights {
     /// Opens weight files of the Hugging Face layout.
+    #[allow(unsafe_code, reason = "the one mapped file; see below")]
     pub fn open(files: &WeightFiles, precision: Precision, device: &Device) -> Result<Self, LoadError> {
         let source = match files {
-            // SAFETY: a base's files are the operator's; the server documents that they must not be truncated while it runs.
+            // SAFETY: a mapped file must not be cut short meanwhile. A base's files are the operator's own, they are read
+            // once, here at start, and nothing stays mapped after loading.
             WeightFiles::Safetensors(paths) => Source::Safetensors(unsafe { MmapedSafetensors::multi(paths) }?),
             WeightFiles::Pickle(path) => Source::Pickle(PthTensors::new(path, None)?),
             WeightFiles::Dummy => Source::Dummy(RefCell::new(ChaCha8Rng::seed_from_u64(0))),

@@ -5,20 +5,20 @@ use rayon::prelude::*;
 use repertoire_kernels::cpu::{Span, attend};
 
 use crate::device::{f32_slice, with_f32};
+use crate::model::kv::slot;
 use crate::model::layers::Heads;
-use crate::model::{BLOCK_TOKENS, Batch, BlockId, KvStore, Row};
+use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row};
 
 /// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
 pub fn write_kv(keys: &Tensor, values: &Tensor, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
-    let write = KvWrite { batch, kv_heads: kv.shape.kv_heads, head_dim: kv.shape.head_dim };
+    let write = KvWrite { batch, shape: kv.shape };
     kv.keys[layer].inplace_op2(keys, &write)?;
     kv.values[layer].inplace_op2(values, &write)
 }
 
 struct KvWrite<'a> {
     batch: &'a Batch,
-    kv_heads: usize,
-    head_dim: usize,
+    shape: KvShape,
 }
 
 impl InplaceOp2 for KvWrite<'_> {
@@ -29,14 +29,14 @@ impl InplaceOp2 for KvWrite<'_> {
     fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout, new: &CpuStorage, layout: &Layout) -> Result<()> {
         let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
         let new = f32_slice(new, layout)?;
-        let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let KvShape { kv_heads, head_dim: dim, .. } = self.shape;
         for row in &self.batch.rows {
             for (i, token) in row.tokens.clone().enumerate() {
                 let position = row.start + i;
                 let block = row.blocks[position / BLOCK_TOKENS];
-                for head in 0..self.kv_heads {
-                    let at = slot(block, head, position % BLOCK_TOKENS, self.kv_heads, dim);
-                    store[at..at + dim].copy_from_slice(&new[token * width + head * dim..][..dim]);
+                for head in 0..kv_heads {
+                    let at = slot(self.shape, block, head, position % BLOCK_TOKENS);
+                    store[at..at + dim].copy_from_slice(&new[(token * kv_heads + head) * dim..][..dim]);
                 }
             }
         }
@@ -44,19 +44,15 @@ impl InplaceOp2 for KvWrite<'_> {
     }
 }
 
-/// Where a token of a block stands in the store [blocks, kv_heads, BLOCK_TOKENS, head_dim].
-fn slot(block: BlockId, head: usize, token: usize, kv_heads: usize, head_dim: usize) -> usize {
-    ((block.0 as usize * kv_heads + head) * BLOCK_TOKENS + token) * head_dim
-}
-
 /// Causal attention of `query` [tokens, heads · head_dim] over what the store holds of each row.
 pub fn attend_cached(query: &Tensor, layer: usize, heads: Heads, batch: &Batch, kv: &KvStore) -> Result<Tensor> {
-    query.apply_op1_no_bwd(&Cached { keys: &kv.keys[layer], values: &kv.values[layer], heads, batch })
+    query.apply_op1_no_bwd(&Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch })
 }
 
 struct Cached<'a> {
     keys: &'a Tensor,
     values: &'a Tensor,
+    shape: KvShape,
     heads: Heads,
     batch: &'a Batch,
 }
@@ -68,14 +64,14 @@ impl CustomOp1 for Cached<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let query = f32_slice(storage, layout)?;
-        let Heads { kv_heads, head_dim, .. } = self.heads;
+        let head_dim = self.heads.head_dim;
         with_f32(self.keys, |keys| {
             with_f32(self.values, |values| {
                 let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
                     let visible = row.start + token + 1;
                     let spans =
                         row.blocks.iter().enumerate().take(visible.div_ceil(BLOCK_TOKENS)).map(|(i, &block)| {
-                            let at = slot(block, head, 0, kv_heads, head_dim);
+                            let at = slot(self.shape, block, head, 0);
                             let tokens = BLOCK_TOKENS.min(visible - i * BLOCK_TOKENS);
                             Span { keys: &keys[at..], values: &values[at..], tokens, stride: head_dim }
                         });

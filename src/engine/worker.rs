@@ -1,0 +1,252 @@
+//! The engine's thread: takes requests, runs steps, hands out what came of them.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::device::with_f32;
+use crate::model::{BaseModel, Batch, KvStore, Output, Outputs, RowSpec};
+
+use super::EngineError;
+use super::group::{Answer, Group};
+use super::handle::Shared;
+use super::sampler::Sampler;
+use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
+
+/// What the handle sends.
+pub enum Command {
+    Submit(Box<Group>),
+    /// Stop once nothing runs or waits.
+    Drain,
+}
+
+/// Owns everything that computes.
+pub struct Worker {
+    model: Box<dyn BaseModel>,
+    kv: KvStore,
+    scheduler: Scheduler,
+    groups: BTreeMap<UnitId, Group>,
+    sampler: Sampler,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    /// Engines on one device take turns.
+    turn: Arc<Mutex<()>>,
+    next: u64,
+    draining: bool,
+}
+
+impl Worker {
+    /// A worker with nothing to do yet.
+    pub fn new(
+        model: Box<dyn BaseModel>,
+        kv: KvStore,
+        scheduler: Scheduler,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+        turn: Arc<Mutex<()>>,
+    ) -> Self {
+        let (groups, sampler) = (BTreeMap::new(), Sampler::new());
+        Self { model, kv, scheduler, groups, sampler, commands, shared, turn, next: 0, draining: false }
+    }
+
+    /// Runs until it is drained or all handles are gone.
+    pub fn run(mut self) {
+        while self.listen() {
+            self.drop_the_unwanted();
+            if !self.groups.is_empty() {
+                self.step();
+            }
+            self.shared.note(&self.scheduler);
+        }
+    }
+
+    /// Takes what was sent; waits if there is nothing else to do. Answers whether to go on.
+    fn listen(&mut self) -> bool {
+        loop {
+            let command = match self.groups.is_empty() {
+                true if self.draining => return false,
+                true => match self.commands.recv() {
+                    Ok(command) => command,
+                    Err(_) => return false,
+                },
+                false => match self.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+                },
+            };
+            match command {
+                Command::Drain => self.draining = true,
+                Command::Submit(group) => {
+                    let id = UnitId(self.next);
+                    self.next += 1;
+                    self.scheduler.enqueue(id, group.demand);
+                    self.groups.insert(id, *group);
+                }
+            }
+        }
+    }
+
+    /// Ends what nobody waits for any more.
+    fn drop_the_unwanted(&mut self) {
+        let now = Instant::now();
+        let (scheduler, shared) = (&mut self.scheduler, &self.shared);
+        self.groups.retain(|&id, group| {
+            let late = group.deadline.filter(|deadline| deadline.at <= now);
+            if let Some(deadline) = late {
+                group.fail(EngineError::Timeout(deadline.timeout.as_millis() as u64));
+            }
+            let keep = late.is_none() && !group.is_abandoned();
+            if !keep {
+                scheduler.end(id);
+                shared.left();
+            }
+            keep
+        });
+    }
+
+    fn step(&mut self) {
+        let plan = self.scheduler.plan();
+        // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
+        let outcome = match outcome {
+            Ok(Ok(outputs)) => self.deliver(&plan, &outputs),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(candle_core::Error::Msg("the model panicked".into())),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(%error, "a step failed");
+            for row in &plan.rows {
+                self.end(row.unit, Some(EngineError::Step(error.to_string())));
+            }
+        }
+    }
+
+    fn forward(&mut self, plan: &Plan) -> candle_core::Result<StepOutputs> {
+        self.kv.copy_blocks(&plan.copies)?;
+        let mut specs = Vec::with_capacity(plan.rows.len());
+        for row in &plan.rows {
+            let group = &self.groups[&row.unit];
+            let prefix = group.adapter.as_ref().and_then(|adapter| adapter.prefix.as_ref());
+            if let Some(prefix) = prefix.filter(|_| row.first && group.demand.cached) {
+                self.kv.write_prefix(prefix, &row.blocks)?;
+            }
+            specs.push(RowSpec {
+                adapter: group.adapter.as_ref().map(|lease| lease.adapter().clone()),
+                tokens: group.tokens(row.branch, row.start, row.tokens),
+                start: row.start,
+                blocks: row.blocks.clone(),
+                output: wanted(row, group),
+            });
+        }
+        let wants: Vec<Output> = specs.iter().map(|spec| spec.output).collect();
+        let (batch, order) = Batch::group(specs);
+        let outputs = {
+            let _turn = self.turn.lock();
+            self.model.forward(&batch, &mut self.kv)?
+        };
+        Ok(StepOutputs::new(outputs, &order, &wants))
+    }
+
+    /// Gives every unit what its rows produced.
+    fn deliver(&mut self, plan: &Plan, outputs: &StepOutputs) -> candle_core::Result<()> {
+        let Some(logits) = &outputs.logits else { return self.deliver_rows(plan, outputs, &[]) };
+        let vocab = logits.dims2()?.1;
+        with_f32(logits, |all| {
+            let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
+            self.deliver_rows(plan, outputs, &rows)
+        })
+    }
+
+    fn deliver_rows(&mut self, plan: &Plan, outputs: &StepOutputs, logits: &[&[f32]]) -> candle_core::Result<()> {
+        let mut at = 0;
+        for unit_rows in plan.rows.chunk_by(|a, b| a.unit == b.unit) {
+            let id = unit_rows[0].unit;
+            let places = &outputs.places[at..at + unit_rows.len()];
+            at += unit_rows.len();
+            match places[0] {
+                Place::Nothing => {}
+                Place::Scores(index) => {
+                    if let Some(group) = self.groups.get_mut(&id) {
+                        group.score(outputs.scores[index].clone());
+                    }
+                    self.end(id, None);
+                }
+                Place::Logits(_) => {
+                    let rows: Vec<&[f32]> = places
+                        .iter()
+                        .filter_map(|place| match place {
+                            Place::Logits(index) => Some(logits[*index]),
+                            _ => None,
+                        })
+                        .collect();
+                    self.choose(id, &rows);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, id: UnitId, rows: &[&[f32]]) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        match group.step(rows, &mut self.sampler) {
+            Ok(parents) if parents.is_empty() => self.end(id, None),
+            Ok(parents) => self.scheduler.continue_with(id, &parents),
+            Err(error) => self.end(id, Some(EngineError::Sampling(error.to_string()))),
+        }
+    }
+
+    fn end(&mut self, id: UnitId, error: Option<EngineError>) {
+        self.scheduler.end(id);
+        if let Some(group) = self.groups.remove(&id) {
+            self.shared.left();
+            if let Some(error) = error {
+                group.fail(error);
+            }
+        }
+    }
+}
+
+fn wanted(row: &PlannedRow, group: &Group) -> Output {
+    match (row.last, &group.answer) {
+        (false, _) => Output::Nothing,
+        (true, Answer::Scores) => Output::Scores,
+        (true, _) => Output::Logits,
+    }
+}
+
+/// Where a planned row's result is.
+#[derive(Clone, Copy)]
+enum Place {
+    Nothing,
+    Logits(usize),
+    Scores(usize),
+}
+
+/// A step's results, found by planned row.
+struct StepOutputs {
+    logits: Option<candle_core::Tensor>,
+    scores: Vec<Vec<f32>>,
+    places: Vec<Place>,
+}
+
+impl StepOutputs {
+    /// `order` is the planned row of each batch row, `wants` what each planned row wanted.
+    fn new(outputs: Outputs, order: &[usize], wants: &[Output]) -> Self {
+        let mut places = vec![Place::Nothing; order.len()];
+        let (mut logits, mut scores) = (0, 0);
+        for &row in order {
+            let next = match wants[row] {
+                Output::Nothing => continue,
+                Output::Logits => &mut logits,
+                Output::Scores => &mut scores,
+            };
+            places[row] = if wants[row] == Output::Logits { Place::Logits(*next) } else { Place::Scores(*next) };
+            *next += 1;
+        }
+        Self { logits: outputs.logits, scores: outputs.scores, places }
+    }
+}
