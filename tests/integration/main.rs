@@ -1,3 +1,4 @@
+mod hub;
 //! All integration tests in one binary: each would link candle again.
 
 mod adapter_bases;
