@@ -52,7 +52,7 @@ pub enum PublishIf {
 }
 
 /// Where a version's tensors are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Residency {
     Device,
@@ -61,7 +61,7 @@ pub enum Residency {
 }
 
 /// An adapter version as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct AdapterInfo {
     pub id: AdapterName,
     pub version: u32,

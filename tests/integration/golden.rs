@@ -1,8 +1,8 @@
 //! Golden tests: the answers of PEFT and transformers on tiny random bases (scripts/fixtures made them).
 //! From token ids through reader, engine and bodies; texts and HTTP have golden tests of their own.
 
-mod bench;
-mod case;
+pub mod bench;
+pub mod case;
 
 use case::Golden;
 

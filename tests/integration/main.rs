@@ -1,3 +1,4 @@
+mod hub;
 //! All integration tests in one binary: each would link candle again.
 
 mod adapter_archive;
@@ -6,6 +7,8 @@ mod adapter_hostile;
 mod adapter_read;
 mod adapter_refusals;
 mod architecture;
+mod config;
 mod golden;
+mod isolation;
 mod registry;
 mod text;

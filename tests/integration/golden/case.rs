@@ -1,7 +1,7 @@
 //! One base's golden file, and how its entries are checked.
 
 use repertoire::adapter::{EosTokens, Lease, Metadata};
-use repertoire::engine::{Event, FinishReason, Parameters, Request, Token, Work};
+use repertoire::engine::{Engine, Event, EventStream, FinishReason, Parameters, Request, Token, Work};
 use repertoire::text::{Input, PromptFormat};
 use serde_json::Value;
 
@@ -15,11 +15,19 @@ pub struct Golden {
 }
 
 /// A finished sequence.
-struct Answer {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
     ids: Vec<u32>,
     tokens: Vec<Token>,
     text: String,
     reason: FinishReason,
+}
+
+/// All that a request heard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heard {
+    pub answers: Vec<Answer>,
+    pub scores: Vec<f32>,
 }
 
 impl Golden {
@@ -108,22 +116,20 @@ impl Golden {
     }
 
     async fn generate(&self, case: &Value, lease: Option<&Lease>) -> Vec<Answer> {
-        let mut events = self.bench.engine.submit(self.request(case, lease)).unwrap();
-        let mut answers = vec![];
-        loop {
-            match events.next().await {
-                Some(Event::Finished { sequence, reason, text, tokens, .. }) => {
-                    let ids = tokens.iter().map(|token| token.id).collect();
-                    answers.push((sequence, Answer { ids, tokens, text, reason }));
-                }
-                Some(Event::Done(_)) => break,
-                Some(Event::Failed(error)) => panic!("{case}: {error}"),
-                Some(_) => {}
-                None => panic!("{case}: the stream ended early"),
-            }
-        }
-        answers.sort_by_key(|(sequence, _)| *sequence);
-        answers.into_iter().map(|(_, answer)| answer).collect()
+        hear(self.bench.engine.submit(self.request(case, lease)).unwrap()).await.answers
+    }
+
+    /// A request for one case of an entry: its adapter, its prompt, its settings.
+    pub fn request_for(&self, entry: &Value, case: &Value) -> Request {
+        let lease = entry["adapter"]
+            .as_str()
+            .map(|name| self.bench.adapter(name, serde_json::from_value(entry["metadata"].clone()).unwrap()));
+        self.request(case, lease.as_ref())
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.bench.engine
     }
 
     fn request(&self, case: &Value, lease: Option<&Lease>) -> Request {
@@ -165,6 +171,27 @@ impl Golden {
         let ids = tokenizer.encode_with_virtual_tokens(&pieces, vocab).unwrap();
         ids.into_iter().map(|id| if id >= vocab { Value::from(-1) } else { Value::from(id) }).collect()
     }
+}
+
+/// Listens to the end.
+pub async fn hear(mut events: EventStream) -> Heard {
+    let mut answers = vec![];
+    let mut scores = vec![];
+    loop {
+        match events.next().await {
+            Some(Event::Finished { sequence, reason, text, tokens, .. }) => {
+                let ids = tokens.iter().map(|token| token.id).collect();
+                answers.push((sequence, Answer { ids, tokens, text, reason }));
+            }
+            Some(Event::Scores(all)) => scores = all,
+            Some(Event::Done(_)) => break,
+            Some(Event::Failed(error)) => panic!("{error}"),
+            Some(Event::Token { .. }) => {}
+            None => panic!("the stream ended early"),
+        }
+    }
+    answers.sort_by_key(|(sequence, _)| *sequence);
+    Heard { answers: answers.into_iter().map(|(_, answer)| answer).collect(), scores }
 }
 
 /// The generation settings that a case names.
