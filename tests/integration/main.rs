@@ -1,4 +1,3 @@
-mod hub;
 //! All integration tests in one binary: each would link candle again.
 
 mod adapter_archive;
@@ -9,6 +8,8 @@ mod adapter_refusals;
 mod architecture;
 mod config;
 mod golden;
+mod hub;
+mod http;
 mod isolation;
 mod registry;
 mod text;
