@@ -1,6 +1,6 @@
-mod hub;
 //! All integration tests in one binary: each would link candle again.
 
 mod architecture;
 mod golden;
+mod hub;
 mod text;
