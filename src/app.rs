@@ -1,1 +1,77 @@
-//! (in the making)
+//! Wires the modules together; owns the order of start-up and shutdown.
+
+mod base;
+mod generation_config;
+mod run;
+mod signal;
+mod welcome;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+pub use base::{Loaded, load_base, load_model};
+pub use run::serve;
+
+use crate::adapter::{AdapterRegistry, ReadLimits, RegistryOptions};
+use crate::config::{AdaptersConfig, Config, DatabaseConfig};
+use crate::http::{AppState, Bases, Keys, describe_metrics};
+use crate::telemetry;
+
+/// Loads all that requests need. Blocks, for minutes with a large base.
+pub fn load(config: Config, keys: Keys) -> Result<AppState> {
+    start_threads(config.server.threads)?;
+    create_data_folder(&config.database)?;
+    // One lock: engines on one device take turns.
+    let turn = Arc::default();
+    let bases =
+        config.bases.iter().map(|base| load_base(base, &config.scheduler, &turn)).collect::<Result<Vec<_>>>()?;
+    let bases = Bases::new(bases);
+    let registry = open_registry(&config.adapters, &bases)?;
+    let metrics = telemetry::metrics();
+    describe_metrics();
+    Ok(AppState::new(config, bases, Arc::new(registry), keys, metrics))
+}
+
+/// One pool for all of the process's arithmetic.
+fn start_threads(threads: usize) -> Result<()> {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compute-{n}"));
+    // Already started: somebody in this process computed before (tests).
+    if pool.build_global().is_ok() {
+        tracing::info!(threads, "compute threads started");
+    }
+    Ok(())
+}
+
+fn open_registry(config: &AdaptersConfig, bases: &Bases) -> Result<AdapterRegistry> {
+    if let Some((scheme, _)) = config.store.split_once("://") {
+        bail!("adapters.store: {scheme}:// is not built in; give a folder");
+    }
+    let store = PathBuf::from(&config.store);
+    create_folder(&store, "adapters.store")?;
+    let options = RegistryOptions {
+        store,
+        host_bytes: config.host_bytes.0,
+        keep_versions: config.keep_versions,
+        limits: ReadLimits { max_rank: config.max_rank },
+    };
+    let sites = bases.iter().map(|base| base.sites().clone()).collect();
+    AdapterRegistry::open(options, sites).with_context(|| format!("adapters.store {:?} cannot be opened", config.store))
+}
+
+fn create_data_folder(config: &DatabaseConfig) -> Result<()> {
+    let Some(file) = config.url.strip_prefix("sqlite://") else { return Ok(()) };
+    match Path::new(file).parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => create_folder(folder, "database.url"),
+        _ => Ok(()),
+    }
+}
+
+fn create_folder(folder: &Path, key: &str) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{key}: the folder {} cannot be created", folder.display()))
+}

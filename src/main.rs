@@ -1,3 +1,5 @@
 //! Parses the command line and runs what it asks.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    repertoire::cli::main()
+}

@@ -99,7 +99,7 @@ impl Package {
 }
 
 /// What an adapter is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     Generate,
@@ -107,7 +107,7 @@ pub enum TaskKind {
 }
 
 /// The `metadata` part of an upload.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,7 +128,7 @@ pub struct Metadata {
 }
 
 /// Generation settings that an adapter or a base brings along; a request's own values win.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenerationDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,7 +214,7 @@ impl From<EarlyStopping> for EarlyStoppingText {
 }
 
 /// One id or several, as generation_config.json writes them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum EosTokens {
     One(u32),

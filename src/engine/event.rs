@@ -18,7 +18,7 @@ pub enum Event {
 }
 
 /// A chosen token.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Token {
     pub id: u32,
     pub text: String,
@@ -29,7 +29,7 @@ pub struct Token {
 }
 
 /// An alternative to a chosen token.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct TokenChoice {
     pub id: u32,
     pub text: String,
@@ -37,7 +37,7 @@ pub struct TokenChoice {
 }
 
 /// Why a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     Stop,
@@ -46,7 +46,7 @@ pub enum FinishReason {
 }
 
 /// Tokens of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Usage {
     /// Without virtual tokens.
     pub prompt_tokens: usize,

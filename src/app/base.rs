@@ -1,0 +1,143 @@
+//! From a `[[bases]]` table to a running engine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Tensor};
+use parking_lot::Mutex;
+
+use crate::adapter::{GenerationDefaults, Projection, SiteMap};
+use crate::config::{BaseConfig, DeviceMemory, DeviceName, DtypeName, SchedulerConfig};
+use crate::engine::{Engine, EngineOptions};
+use crate::http::{Base, BaseInfo};
+use crate::model::BaseModel;
+use crate::model::load::{GgufFile, Precision, WeightFiles, load_folder, load_gguf};
+use crate::text::Tokenizer;
+
+use super::generation_config;
+
+/// Key-value memory on the CPU when `device_memory` is a share.
+const CPU_KV_BYTES: usize = 1 << 30;
+
+/// Loads a base and starts its engine. Engines on one device share `turn`.
+pub fn load_base(config: &BaseConfig, scheduler: &SchedulerConfig, turn: &Arc<Mutex<()>>) -> Result<Base> {
+    let started = Instant::now();
+    let Loaded { model, tokenizer, generation } = load_model(config)?;
+    let options = EngineOptions {
+        max_batch_tokens: scheduler.max_batch_tokens,
+        max_running: scheduler.max_running.min(scheduler.max_batch_tokens),
+        max_waiting: scheduler.max_waiting,
+        kv_bytes: match config.device_memory {
+            DeviceMemory::Bytes(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            DeviceMemory::Share(_) => CPU_KV_BYTES,
+        },
+        turn: turn.clone(),
+    };
+    let (parameters, bytes) = size(model.sites());
+    let dtype = format!("{:?}", model.sites().embedding.weight.dtype()).to_ascii_lowercase();
+    let info = BaseInfo::new(model.sites(), dtype, "cpu", parameters, bytes);
+    let engine = Engine::start(model, Arc::new(tokenizer), options)?;
+    tracing::info!(
+        name = config.name, source = config.source, family = info.family, dtype = info.dtype, parameters, mebibytes = bytes >> 20,
+        context = info.context, took = ?started.elapsed(), "base loaded"
+    );
+    Ok(Base { info, engine, generation })
+}
+
+/// A base before it has an engine.
+pub struct Loaded {
+    pub model: Box<dyn BaseModel>,
+    pub tokenizer: Tokenizer,
+    pub generation: GenerationDefaults,
+}
+
+/// Loads a base, and no more.
+pub fn load_model(config: &BaseConfig) -> Result<Loaded> {
+    if let DeviceName::Cuda(_) = config.device {
+        bail!("base {}: device {} is not built in; set device = \"cpu\"", config.name, config.device);
+    }
+    load(config).with_context(|| format!("base {} ({})", config.name, config.source))
+}
+
+fn load(config: &BaseConfig) -> Result<Loaded> {
+    let precision = match config.dtype {
+        DtypeName::Auto => Precision::Stored,
+        DtypeName::F32 => Precision::As(DType::F32),
+        DtypeName::F16 => Precision::As(DType::F16),
+        DtypeName::Bf16 => Precision::As(DType::BF16),
+    };
+    let mut aliases = config.aliases.clone();
+    aliases.push(config.source.clone());
+    if let Some(folder) = config.source.strip_prefix("dummy://") {
+        return from_folder(&config.name, aliases, Path::new(folder), Some(WeightFiles::Dummy), precision);
+    }
+    if let Some((scheme, _)) = config.source.split_once("://") {
+        bail!("{scheme}:// sources are not built in; download the folder and name it");
+    }
+    let path = Path::new(&config.source);
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        let model = load_gguf(&config.name, aliases, path, precision)?;
+        let tokenizer = Tokenizer::from_gguf(&GgufFile::open(path)?.content.metadata)?;
+        let eos = tokenizer.eos().and_then(|eos| tokenizer.id(eos));
+        return Ok(Loaded { model, tokenizer, generation: generation_config::ending_with(eos) });
+    }
+    from_folder(&config.name, aliases, path, None, precision)
+}
+
+fn from_folder(
+    name: &str,
+    aliases: Vec<String>,
+    folder: &Path,
+    weights: Option<WeightFiles>,
+    precision: Precision,
+) -> Result<Loaded> {
+    let config = folder.join("config.json");
+    if !config.is_file() {
+        bail!(
+            "{} has no config.json. A base is a folder as Hugging Face lays it out, or a .gguf file; \
+             get one there, or name another with --set bases.0.source=FOLDER",
+            folder.display()
+        );
+    }
+    let bytes = matches!(weights, Some(WeightFiles::Dummy)) && !folder.join("tokenizer.json").is_file();
+    let weights = match weights {
+        Some(weights) => weights,
+        None => weight_files(folder)?,
+    };
+    let tokenizer = if bytes { Tokenizer::bytes() } else { Tokenizer::from_folder(folder)? };
+    let model = load_folder(name, aliases, &config, &weights, precision)?;
+    Ok(Loaded { model, tokenizer, generation: generation_config::read(folder) })
+}
+
+fn weight_files(folder: &Path) -> Result<WeightFiles> {
+    let mut shards = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path: PathBuf = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            shards.push(path);
+        }
+    }
+    shards.sort();
+    let pickle = folder.join("pytorch_model.bin");
+    match shards.is_empty() {
+        false => Ok(WeightFiles::Safetensors(shards)),
+        true if pickle.is_file() => Ok(WeightFiles::Pickle(pickle)),
+        true => bail!("{} holds no weights: neither model*.safetensors nor pytorch_model.bin", folder.display()),
+    }
+}
+
+/// Numbers and bytes of a base's weights.
+fn size(sites: &SiteMap) -> (usize, usize) {
+    let shared = |projection: Projection| sites.tied && projection == Projection::LmHead;
+    let linears = sites.linears.iter().filter(|entry| !shared(entry.site.projection));
+    let linears = linears.flat_map(|entry| std::iter::once(&entry.weight).chain(&entry.bias));
+    let embeddings = std::iter::once(&sites.embedding).chain(&sites.positions).map(|site| &site.weight);
+    let frozen = sites.frozen.iter().flat_map(|(_, parameters)| parameters.iter().map(|(_, tensor)| tensor));
+    let count = |(parameters, bytes): (usize, usize), tensor: &Tensor| {
+        (parameters + tensor.elem_count(), bytes + tensor.elem_count() * tensor.dtype().size_in_bytes())
+    };
+    linears.chain(embeddings).chain(frozen).fold((0, 0), count)
+}

@@ -1,0 +1,75 @@
+//! `If-Match` and `If-None-Match`.
+
+use axum::http::{HeaderMap, HeaderName, header};
+
+use crate::adapter::{AdapterName, AdapterRef, AdapterRegistry, Digest, PublishIf, Selector};
+use crate::http::ApiError;
+
+/// What must hold for a change to take effect.
+pub fn condition(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegistry) -> Result<PublishIf, ApiError> {
+    let if_match = text(headers, header::IF_MATCH)?;
+    let if_none_match = text(headers, header::IF_NONE_MATCH)?;
+    match (if_match, if_none_match) {
+        (None, None) => Ok(PublishIf::Always),
+        (Some(_), Some(_)) => {
+            Err(ApiError::validation("If-Match", "If-Match and If-None-Match exclude each other, given both"))
+        }
+        (None, Some(value)) if value.trim() == "*" => Ok(PublishIf::Absent),
+        (None, Some(value)) => {
+            let message = format!("If-None-Match must be * (the name is not taken yet), given {value:?}");
+            Err(ApiError::validation("If-None-Match", message))
+        }
+        (Some(value), None) => {
+            let current = || registry.show(&AdapterRef { name: name.clone(), version: Selector::Current });
+            if value.trim() == "*" {
+                return Ok(PublishIf::Current(current()?.digest));
+            }
+            let digests = digests(value)?;
+            let [first, further @ ..] = digests.as_slice() else {
+                return Err(ApiError::validation("If-Match", "If-Match must name a digest, given an empty list"));
+            };
+            // Of several, the one that holds now; the registry compares again under its own lock.
+            let now = if further.is_empty() { None } else { current().ok().map(|info| info.digest) };
+            Ok(PublishIf::Current(now.filter(|now| digests.contains(now)).unwrap_or(*first)))
+        }
+    }
+}
+
+/// Whether a header lists a digest (or `*`).
+pub fn names_digest(headers: &HeaderMap, header: HeaderName, digest: &Digest) -> bool {
+    let Ok(Some(value)) = text(headers, header) else { return false };
+    value.trim() == "*" || digests(value).is_ok_and(|digests| digests.contains(digest))
+}
+
+fn text(headers: &HeaderMap, header: HeaderName) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get(&header) else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| ApiError::validation(header.as_str(), format!("{header} must be ASCII text")))
+}
+
+fn digests(list: &str) -> Result<Vec<Digest>, ApiError> {
+    let tags = list.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+    tags.map(|tag| {
+        let digest = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
+        digest.ok_or_else(|| {
+            let message =
+                format!("a condition must be a version's ETag, \"sha256:<64 hex digits>\" in quotes, given {tag:?}");
+            ApiError::validation("If-Match", message)
+        })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digests;
+
+    #[test]
+    fn etags_are_read_one_or_several_and_strong_only() {
+        let digest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+        assert_eq!(digests(&format!("\"{digest}\"")).unwrap(), [digest.parse().unwrap()]);
+        assert_eq!(digests(&format!("\"{digest}\", \"{}\"", &digest[7..])).unwrap().len(), 2);
+        for bad in [digest.to_owned(), format!("W/\"{digest}\""), "\"1\"".into()] {
+            assert!(digests(&bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Adapters that the server fetches itself, from roots that the operator allowed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::adapter::{Metadata, Package};
+use crate::http::{ApiError, AppState, Code};
+
+use super::upload::{Files, is_archive, package};
+
+/// The adapter under a source. Takes time: for off the async threads.
+pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Package, ApiError> {
+    let allowed = &state.config.adapters.allowed_sources;
+    let max_bytes = state.config.limits.body_bytes.0;
+    match source.split_once("://") {
+        Some(("file", path)) => {
+            let path = allowed_path(Path::new(path), allowed).ok_or_else(|| not_allowed(source))?;
+            package(read_path(&path, max_bytes)?, metadata, max_bytes)
+        }
+        Some(("hf" | "s3", _)) if !allowed.iter().any(|root| under(source, root)) => Err(not_allowed(source)),
+        Some((scheme @ ("hf" | "s3"), _)) => {
+            let message = format!(
+                "this build cannot fetch {scheme}:// sources; download the folder and upload it, or put it under a file:// root"
+            );
+            Err(ApiError::new(Code::AdapterUnsupported, message).at("source"))
+        }
+        _ => Err(ApiError::validation(
+            "source",
+            format!("source must begin with file://, hf:// or s3://, given {source:?}"),
+        )),
+    }
+}
+
+/// The same words whether the source exists or not.
+fn not_allowed(source: &str) -> ApiError {
+    let message = format!(
+        "source {source:?} is not under a root in adapters.allowed_sources; ask the operator, or upload the files"
+    );
+    ApiError::validation("source", message)
+}
+
+fn under(source: &str, root: &str) -> bool {
+    let root = root.trim_end_matches('/');
+    source.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '@']))
+}
+
+/// The real path, when it lies under an allowed root; links and `..` are followed first.
+fn allowed_path(path: &Path, allowed: &[String]) -> Option<PathBuf> {
+    let real = path.is_absolute().then(|| path.canonicalize().ok())??;
+    let roots = allowed.iter().filter_map(|root| Path::new(root.strip_prefix("file://")?).canonicalize().ok());
+    roots.into_iter().any(|root| real.starts_with(root)).then_some(real)
+}
+
+/// The files of a folder (not of folders in it), or one file or archive.
+fn read_path(path: &Path, max_bytes: u64) -> Result<Files, ApiError> {
+    let io = |error: std::io::Error| ApiError::internal(format!("{}: {error}", path.display()));
+    let mut files = Files::new();
+    let mut room = max_bytes;
+    let mut add = |path: &Path| {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+        let metadata = std::fs::symlink_metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        room = room.checked_sub(metadata.len()).ok_or_else(|| {
+            ApiError::new(Code::TooLarge, format!("the source holds more than {max_bytes} bytes (limits.body_bytes)"))
+                .at("source")
+        })?;
+        files.push((name.to_owned(), Arc::from(std::fs::read(path).map_err(io)?)));
+        Ok::<_, ApiError>(())
+    };
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if !path.file_name().and_then(|name| name.to_str()).is_none_or(is_archive) && wanted(&path) {
+                add(&path)?;
+            }
+        }
+    } else {
+        add(path)?;
+    }
+    Ok(files)
+}
+
+/// Files that an adapter can consist of: a training folder's optimizer and checkpoints are not even read.
+fn wanted(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("adapter_") || name.starts_with("prompt")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{allowed_path, under};
+
+    #[test]
+    fn a_root_covers_what_is_below_it_and_nothing_beside_it() {
+        assert!(under("hf://org/repo@main", "hf://org") && under("hf://org/repo@main", "hf://org/repo"));
+        assert!(!under("hf://organisation/repo", "hf://org") && !under("s3://bucket2/a", "s3://bucket/"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_dots_do_not_lead_out_of_a_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        std::fs::create_dir_all(root.join("a")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+        let allowed = [format!("file://{}", root.display())];
+        assert!(allowed_path(&root.join("a"), &allowed).is_some());
+        for path in [root.join("link"), root.join("../outside"), outside, root.join("missing"), "a".into()] {
+            assert!(allowed_path(&path, &allowed).is_none(), "{}", path.display());
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `GET /v1/bases`.
+
+use axum::extract::State;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::openapi::ReadErrors;
+use super::{ApiError, AppState, BaseInfo, Caller, List, Scope};
+
+/// The routes of this file.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_bases))
+}
+
+/// The bases that adapters can play on.
+#[utoipa::path(
+    get,
+    path = "/v1/bases",
+    tag = "server",
+    responses((status = 200, description = "All bases", body = List<BaseInfo>), ReadErrors)
+)]
+async fn list_bases(caller: Caller, State(state): State<AppState>) -> Result<axum::Json<List<BaseInfo>>, ApiError> {
+    caller.require(Scope::Read)?;
+    Ok(axum::Json(List::new(state.bases.iter().map(|base| base.info.clone()).collect(), false)))
+}

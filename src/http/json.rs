@@ -1,0 +1,120 @@
+//! JSON bodies of the native routes: strict, with errors that name the field.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::{ApiError, Code};
+
+/// A parsed JSON body. Malformed JSON is 400, another content type 415, what does not fit the type 422.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::new(
+                Code::UnsupportedMediaType,
+                "the body must be sent with content-type: application/json",
+            ));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(read_error)?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Whether a request says that its body is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let mime = content_type.and_then(|text| text.parse::<mime::Mime>().ok());
+    mime.is_some_and(|mime| {
+        mime.type_() == "application"
+            && (mime.subtype() == "json" || mime.suffix().is_some_and(|suffix| suffix == "json"))
+    })
+}
+
+/// Reads JSON, with the path to what is wrong.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        parse_error(&path, error.inner())
+    })?;
+    deserializer.end().map_err(|error| parse_error(".", &error))?;
+    Ok(value)
+}
+
+fn parse_error(path: &str, error: &serde_json::Error) -> ApiError {
+    if !error.is_data() {
+        return ApiError::new(Code::Malformed, format!("the body is not valid JSON: {error}"));
+    }
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    // serde says it of the struct; the client is told the field.
+    let field =
+        ["unknown field `", "missing field `"].iter().find_map(|start| text.strip_prefix(start)?.split('`').next());
+    let param = match (path, field) {
+        (".", Some(field)) => field.to_owned(),
+        (path, Some(field)) if !path.ends_with(field) => format!("{path}.{field}"),
+        (".", None) => return ApiError::new(Code::Validation, text),
+        (path, _) => path.to_owned(),
+    };
+    ApiError::validation(&param, format!("{param}: {text}"))
+}
+
+/// A body that could not be read.
+pub fn read_error(rejection: BytesRejection) -> ApiError {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(Code::TooLarge, "the body is larger than limits.body_bytes allows")
+        }
+        _ => ApiError::new(Code::Malformed, "the body ended before it was complete"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::{Code, parse};
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        inner: Option<Inner>,
+        needed: String,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        count: usize,
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_by_its_path() {
+        for (body, param, part) in [
+            (r#"{"needed": "", "extra": 1}"#, "extra", "unknown field"),
+            (r#"{"needed": "", "inner": {"cuont": 1}}"#, "inner.cuont", "expected `count`"),
+            (r#"{"needed": "", "inner": {}}"#, "inner.count", "missing field"),
+            (r#"{"needed": "", "inner": {"count": -1}}"#, "inner.count", "-1"),
+            (r#"{"inner": null}"#, "needed", "missing field"),
+        ] {
+            let error = parse::<Outer>(body.as_bytes()).unwrap_err();
+            assert_eq!((error.code, error.param.as_deref()), (Code::Validation, Some(param)), "{body}");
+            assert!(error.message.contains(part), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        for body in ["", "{", "{\"needed\": \"\"} trailing", "nonsense", "{\"needed\": \"\u{1}\"}"] {
+            assert_eq!(parse::<Outer>(body.as_bytes()).unwrap_err().code, Code::Malformed, "{body}");
+        }
+    }
+}
