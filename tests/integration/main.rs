@@ -1,6 +1,7 @@
-mod config;
 //! All integration tests in one binary: each would link candle again.
 
 mod architecture;
+mod config;
 mod golden;
+mod http;
 mod text;
