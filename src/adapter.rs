@@ -22,6 +22,7 @@ mod registry;
 mod resident;
 mod same;
 mod site;
+mod store;
 mod tensors;
 mod torch;
 mod virtual_tokens;
@@ -35,7 +36,9 @@ pub use package::{EarlyStopping, EosTokens, GenerationDefaults, Metadata, Packag
 pub use patch::{LinearPatch, LowRank};
 pub use prefix::KeyValuePrefix;
 pub use read::ReadLimits;
-pub use registry::{AdapterInfo, AdapterRegistry, PublishIf, Published, RegistryOptions, Residency};
+pub use registry::{
+    AdapterInfo, AdapterRegistry, PublishIf, Published, Reader, RegistryOptions, RegistryStats, Residency,
+};
 pub use resident::{Adapter, Kind};
 pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap, TokenCounter};
 pub use virtual_tokens::VirtualTokens;

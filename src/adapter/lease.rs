@@ -1,10 +1,12 @@
 //! The promise that an adapter version stays as long as somebody uses it.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Adapter;
+use super::registry::Artefact;
 
 /// Counts the leases on one version.
 #[derive(Clone, Debug, Default)]
@@ -18,17 +20,27 @@ impl LeaseCount {
 }
 
 /// An adapter version pinned by a request, from admission to its last token.
-#[derive(Debug)]
 pub struct Lease {
+    // Fields drop in this order: what the artefact frees with its last holder is then free at once.
     adapter: Arc<Adapter>,
     count: LeaseCount,
+    artefact: Option<Arc<Artefact>>,
 }
 
 impl Lease {
-    /// Takes a lease that `count` counts.
+    /// Takes a lease that `count` counts, on an adapter that no registry holds.
     pub fn new(adapter: Arc<Adapter>, count: LeaseCount) -> Self {
+        Self::take(adapter, count, None)
+    }
+
+    /// Takes a lease on a version of a registry, which learns when it ends.
+    pub(super) fn of(artefact: Arc<Artefact>, adapter: Arc<Adapter>, count: LeaseCount) -> Self {
+        Self::take(adapter, count, Some(artefact))
+    }
+
+    fn take(adapter: Arc<Adapter>, count: LeaseCount, artefact: Option<Arc<Artefact>>) -> Self {
         count.0.fetch_add(1, Ordering::AcqRel);
-        Self { adapter, count }
+        Self { adapter, count, artefact }
     }
 
     /// The adapter, for batches.
@@ -39,13 +51,18 @@ impl Lease {
 
 impl Clone for Lease {
     fn clone(&self) -> Self {
-        Self::new(self.adapter.clone(), self.count.clone())
+        Self::take(self.adapter.clone(), self.count.clone(), self.artefact.clone())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.count.0.fetch_sub(1, Ordering::AcqRel);
+        let held = self.count.0.fetch_sub(1, Ordering::AcqRel);
+        if held == 1
+            && let Some(artefact) = &self.artefact
+        {
+            artefact.released();
+        }
     }
 }
 
@@ -54,5 +71,11 @@ impl Deref for Lease {
 
     fn deref(&self) -> &Adapter {
         &self.adapter
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("adapter", &self.adapter.digest).field("leases", &self.count.get()).finish()
     }
 }

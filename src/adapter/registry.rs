@@ -1,13 +1,33 @@
 //! Names, versions and leases of adapters over a store.
+//!
+//! Two halves. [`Names`] are pointers: each is a small state, replaced as a whole after its record is on disk.
+//! [`Artefacts`] are contents: one per digest, held by records, publications and leases; memory and files go with the
+//! last holder. Nothing that many share is locked while a file is read or written or an adapter decoded.
 
+mod artefact;
+mod change;
+mod flight;
+mod lookup;
+mod name;
+mod names;
+mod placed;
+mod residency;
+mod slot;
+
+pub(super) use artefact::Artefact;
+pub use artefact::Reader;
+
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 
 use serde::Serialize;
 
-use super::{
-    AdapterError, AdapterName, AdapterRef, Digest, Kind, Lease, Metadata, Package, ReadLimits, SiteMap, TaskKind,
-};
+use super::store::{Store, StoreLock};
+use super::{Adapter, AdapterError, AdapterName, Digest, Kind, Package, ReadLimits, SiteMap, TaskKind};
+use artefact::Artefacts;
+use names::Names;
 
 /// What the registry may use.
 #[derive(Clone, Debug)]
@@ -16,7 +36,7 @@ pub struct RegistryOptions {
     pub store: PathBuf,
     /// Most bytes of adapters kept in host memory; unleased ones beyond it go back to the store.
     pub host_bytes: u64,
-    /// Old versions kept per name.
+    /// Old versions kept per name, besides the current one.
     pub keep_versions: usize,
     pub limits: ReadLimits,
 }
@@ -69,72 +89,75 @@ pub struct Published {
     pub created: bool,
 }
 
+/// A moment's figures, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RegistryStats {
+    pub names: usize,
+    /// Adapter versions in memory.
+    pub resident: usize,
+    /// Their bytes.
+    pub resident_bytes: u64,
+}
+
 /// All adapters of this server. Calls block on disk: async callers use `spawn_blocking`.
-pub struct AdapterRegistry {}
+pub struct AdapterRegistry {
+    all: Arc<Artefacts>,
+    names: Names,
+    keep_versions: usize,
+    sweeper: Option<JoinHandle<()>>,
+    _lock: StoreLock,
+}
 
 impl AdapterRegistry {
     /// Opens a store and finds what is in it. A version that cannot be read is logged and left alone.
-    pub fn open(_options: RegistryOptions, _bases: Vec<Arc<SiteMap>>) -> Result<Self, AdapterError> {
-        todo!()
+    pub fn open(options: RegistryOptions, bases: Vec<Arc<SiteMap>>) -> Result<Self, AdapterError> {
+        let read_for = fingerprint(&bases, &options.limits);
+        let limits = options.limits.clone();
+        let reader = Box::new(move |package: &Package| Adapter::read(package, &bases, &limits));
+        Self::open_with(options, read_for, reader)
     }
 
-    /// Resolves a reference once and pins what it means; loads it from the store if it is not resident (once, however many ask).
-    pub fn lease(&self, _reference: &AdapterRef) -> Result<Lease, AdapterError> {
-        todo!()
+    /// Opens a store whose packages are read by `reader`; `read_for` changes when it would read them differently.
+    pub fn open_with(options: RegistryOptions, read_for: Digest, reader: Reader) -> Result<Self, AdapterError> {
+        let (store, lock) = Store::open(&options.store).map_err(AdapterError::Store)?;
+        let all = Arc::new(Artefacts::new(store, reader, read_for, options.host_bytes));
+        let (names, named) = Names::read(all.clone()).map_err(AdapterError::Store)?;
+        let named: Option<HashSet<Digest>> = named.map(HashSet::from_iter);
+        all.store.clean(named.as_ref()).map_err(AdapterError::Store)?;
+        names.look_again().map_err(AdapterError::Store)?;
+        let sweeper = Some(start_sweeper(all.clone()).map_err(AdapterError::Store)?);
+        Ok(Self { all, names, keep_versions: options.keep_versions, sweeper, _lock: lock })
     }
+}
 
-    /// Checks, stores and publishes a package as the next version of `name`.
-    pub fn publish(
-        &self,
-        _name: &AdapterName,
-        _package: Package,
-        _condition: PublishIf,
-    ) -> Result<Published, AdapterError> {
-        todo!()
+impl Drop for AdapterRegistry {
+    fn drop(&mut self) {
+        // From here on what is dropped is only forgotten, not removed: the records still name it.
+        drop(self.all.sweeps.lock().take());
+        if let Some(sweeper) = self.sweeper.take() {
+            let _ = sweeper.join();
+        }
     }
+}
 
-    /// Publishes the current version with other metadata (fields that are set replace the old).
-    pub fn patch(
-        &self,
-        _name: &AdapterName,
-        _change: Metadata,
-        _condition: PublishIf,
-    ) -> Result<Published, AdapterError> {
-        todo!()
-    }
+/// Removes the files of digests that nobody holds any more, on a thread of its own.
+fn start_sweeper(all: Arc<Artefacts>) -> std::io::Result<JoinHandle<()>> {
+    let (sender, receiver) = mpsc::channel();
+    *all.sweeps.lock() = Some(sender);
+    thread::Builder::new().name("adapter-sweeper".into()).spawn(move || {
+        for digest in receiver {
+            all.sweep(&digest);
+        }
+    })
+}
 
-    /// Current versions in order of name, after `after`, at most `limit`; and whether there are more.
-    pub fn list(&self, _after: Option<&str>, _limit: usize) -> (Vec<AdapterInfo>, bool) {
-        todo!()
+/// Changes when the same package could be read as something else.
+fn fingerprint(bases: &[Arc<SiteMap>], limits: &ReadLimits) -> Digest {
+    let mut text = format!("1 {} {limits:?}", env!("CARGO_PKG_VERSION"));
+    for b in bases {
+        let shape =
+            (b.layers, b.hidden, b.heads, b.kv_heads, b.head_dim, b.vocab, b.context, b.causal, b.tied, b.pools);
+        text.push_str(&format!("\n{:?} {:?} {:?} {shape:?}", b.base, b.aliases, b.family));
     }
-
-    /// One version.
-    pub fn show(&self, _reference: &AdapterRef) -> Result<AdapterInfo, AdapterError> {
-        todo!()
-    }
-
-    /// All kept versions, newest first.
-    pub fn versions(&self, _name: &AdapterName) -> Result<Vec<AdapterInfo>, AdapterError> {
-        todo!()
-    }
-
-    /// Points the name to an older version.
-    pub fn rollback(&self, _name: &AdapterName, _version: u32) -> Result<AdapterInfo, AdapterError> {
-        todo!()
-    }
-
-    /// Forgets a name; versions in use live until their last lease ends.
-    pub fn delete(&self, _name: &AdapterName, _condition: PublishIf) -> Result<(), AdapterError> {
-        todo!()
-    }
-
-    /// A stored file of a version.
-    pub fn file(&self, _reference: &AdapterRef, _file: &str) -> Result<Vec<u8>, AdapterError> {
-        todo!()
-    }
-
-    /// Keeps the current version resident (and loads it), or no longer.
-    pub fn pin(&self, _name: &AdapterName, _pinned: bool) -> Result<AdapterInfo, AdapterError> {
-        todo!()
-    }
+    Digest::of(text.as_bytes())
 }

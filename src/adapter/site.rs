@@ -67,7 +67,7 @@ pub struct EmbeddingSite {
     pub weight: Tensor,
 }
 
-/// Counts the tokens of a text as the base's tokenizer does without special tokens; `adapter` itself knows no tokenizer.
+/// Counts the tokens of a text as the base's tokenizer makes them by default, special ones included; `adapter` itself knows no tokenizer.
 #[derive(Clone)]
 pub struct TokenCounter(pub Arc<dyn Fn(&str) -> Option<usize> + Send + Sync>);
 
@@ -106,6 +106,8 @@ pub struct SiteMap {
     pub vocab: usize,
     /// The longest sequence, virtual tokens included.
     pub context: usize,
+    /// Fills batches up in transformers; a decoder's head reads the last token that is not this one.
+    pub pad: Option<u32>,
     /// Module name of the classification head: `score` or `classifier`.
     pub head: String,
     /// Whether a pooler stands before the head in this family (BERT); the base may lack its weights.

@@ -158,9 +158,12 @@ impl Engine {
     }
 
     /// Queues a request. Refuses what can never run (too long, too large) and what finds the queue full.
-    pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
+    pub fn submit(&self, mut request: Request) -> Result<EventStream, EngineError> {
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(EngineError::Draining);
+        }
+        if matches!(request.work, Work::Classify) && self.cached {
+            self.end_at_content(&mut request.prompt);
         }
         let demand = self.demand(&request)?;
         self.enter()?;
@@ -184,14 +187,23 @@ impl Engine {
         Ok(EventStream { events })
     }
 
+    /// A decoder's head reads the last token that is not padding (transformers' `*ForSequenceClassification`);
+    /// among virtual tokens, where transformers sees embeddings only, the last of all.
+    fn end_at_content(&self, prompt: &mut Vec<u32>) {
+        if prompt.iter().any(|&id| id as usize >= self.sites.vocab) {
+            return;
+        }
+        let content = prompt.iter().rposition(|&id| Some(id) != self.sites.pad).unwrap_or(0);
+        prompt.truncate(content + 1);
+    }
+
     /// What a request will need; refuses what no empty engine could meet.
     fn demand(&self, request: &Request) -> Result<Demand, EngineError> {
         let (answer, width) = match &request.work {
             Work::Classify => (0, 1),
             Work::Generate(p) => (p.max_new_tokens, p.num_beams.max(p.num_return_sequences).max(1)),
         };
-        // An encoder's prefix takes no position of its own.
-        let prefix = request.adapter.as_ref().filter(|_| self.cached).map_or(0, |adapter| adapter.prefix_len());
+        let prefix = request.adapter.as_ref().map_or(0, |adapter| adapter.prefix_len());
         let (prompt, context) = (request.prompt.len(), self.sites.context);
         let demand = Demand { prefix, prompt, answer, width, cached: self.cached, priority: request.priority };
         if prompt == 0 {

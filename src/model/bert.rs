@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 use repertoire_kernels::cpu::Activation;
 
-use crate::adapter::{Projection, Site, SiteMap};
+use crate::adapter::{EmbeddingSite, Projection, Site, SiteMap};
 
 use super::layers::{Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
@@ -45,7 +45,6 @@ impl Bert {
         let embedding = builder.get(&format!("{at}.word_embeddings.weight"), &[config.vocab, hidden])?;
         let positions = builder.get(&format!("{at}.position_embeddings.weight"), &[config.context, hidden])?;
         let types = builder.get(&format!("{at}.token_type_embeddings.weight"), &[config.token_types, hidden])?;
-        builder.freeze(&format!("{at}.position_embeddings"), vec![("weight".into(), positions.clone())]);
         builder.freeze(&format!("{at}.token_type_embeddings"), vec![("weight".into(), types.clone())]);
         let embedding_norm = builder.layer_norm(&format!("{at}.LayerNorm"), hidden)?;
         let layers =
@@ -66,8 +65,9 @@ impl Bert {
             pools: true,
             missing_pooler,
         };
+        let position_site = EmbeddingSite { module: format!("{at}.position_embeddings"), weight: positions.clone() };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone()),
+            sites: builder.finish(naming, embedding.clone(), Some(position_site)),
             embedding,
             positions,
             token_type: types.get(0)?.to_dtype(DType::F32)?,
@@ -112,7 +112,7 @@ impl BaseModel for Bert {
 
     fn forward(&self, batch: &Batch, _: &mut KvStore) -> Result<Outputs> {
         let words = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        let x = ops::add(&words, &ops::lookup(&self.positions, &batch.positions)?)?;
+        let x = ops::add(&words, &ops::embed_positions(&self.positions, batch)?)?;
         let x = x.broadcast_add(&self.token_type)?;
         let mut x = ops::norm(&x, &self.embedding_norm)?;
         for (index, layer) in self.layers.iter().enumerate() {

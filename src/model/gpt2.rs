@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use repertoire_kernels::cpu::Activation;
 
-use crate::adapter::{Projection, Site, SiteMap};
+use crate::adapter::{EmbeddingSite, Projection, Site, SiteMap};
 
 use super::layers::{Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
@@ -48,7 +48,6 @@ impl Gpt2 {
         };
         let site = Site { layer: None, projection: Projection::LmHead };
         let head = builder.site(site, "lm_head", head, false, config.vocab)?;
-        builder.freeze("transformer.wpe", vec![("weight".into(), positions.clone())]);
         let naming = Naming {
             backbone: "transformer",
             head: "score",
@@ -57,8 +56,9 @@ impl Gpt2 {
             pools: false,
             missing_pooler: false,
         };
+        let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: positions.clone() };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone()),
+            sites: builder.finish(naming, embedding.clone(), Some(position_site)),
             embedding,
             positions,
             layers,
@@ -101,7 +101,7 @@ impl BaseModel for Gpt2 {
 
     fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs> {
         let words = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        let mut x = ops::add(&words, &ops::lookup(&self.positions, &batch.positions)?)?;
+        let mut x = ops::add(&words, &ops::embed_positions(&self.positions, batch)?)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = ops::norm(&x, &layer.attention_norm)?;
             let fused = ops::linear(&normed, &layer.attention, &batch.segments)?; // [tokens, 3 · hidden]

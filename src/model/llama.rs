@@ -59,7 +59,7 @@ impl Llama {
             missing_pooler: false,
         };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone()),
+            sites: builder.finish(naming, embedding.clone(), None),
             embedding,
             layers,
             norm,

@@ -1,7 +1,12 @@
+mod hub;
 //! All integration tests in one binary: each would link candle again.
 
+mod adapter_bases;
+mod adapter_read;
 mod architecture;
 mod config;
 mod golden;
 mod http;
+mod isolation;
+mod registry;
 mod text;

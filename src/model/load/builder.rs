@@ -128,8 +128,8 @@ impl<'a> Builder<'a> {
         self.frozen.push((module.into(), parameters));
     }
 
-    /// The map of all sites seen.
-    pub fn finish(self, naming: Naming, embedding: Tensor) -> Arc<SiteMap> {
+    /// The map of all sites seen. `positions` are learned positions, with their module's name.
+    pub fn finish(self, naming: Naming, embedding: Tensor, positions: Option<EmbeddingSite>) -> Arc<SiteMap> {
         let config = self.config;
         Arc::new(SiteMap {
             base: self.base,
@@ -138,7 +138,7 @@ impl<'a> Builder<'a> {
             backbone: naming.backbone.into(),
             linears: self.linears,
             embedding: EmbeddingSite { module: naming.embedding.into(), weight: embedding },
-            positions: None,
+            positions,
             frozen: self.frozen,
             tied: config.tied,
             causal: naming.causal,
@@ -149,6 +149,7 @@ impl<'a> Builder<'a> {
             head_dim: config.head_dim,
             vocab: config.vocab,
             context: config.context,
+            pad: config.pad,
             head: naming.head.into(),
             pools: naming.pools,
             missing_pooler: naming.missing_pooler,

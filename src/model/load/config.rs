@@ -29,6 +29,8 @@ pub struct ModelConfig {
     pub inverse_frequencies: Vec<f32>,
     /// BERT: how many token types there are.
     pub token_types: usize,
+    /// `pad_token_id`.
+    pub pad: Option<u32>,
 }
 
 impl ModelConfig {
@@ -74,6 +76,7 @@ impl ModelConfig {
             tied: fields.flag("tie_word_embeddings", true),
             inverse_frequencies: vec![],
             token_types: 0,
+            pad: fields.optional("pad_token_id").map(|id| id as u32),
         })
     }
 
@@ -102,6 +105,7 @@ impl ModelConfig {
             tied: true,
             inverse_frequencies: vec![],
             token_types: fields.size("type_vocab_size", Some(2))?,
+            pad: fields.optional("pad_token_id").map(|id| id as u32),
         })
     }
 
@@ -142,6 +146,7 @@ impl ModelConfig {
             tied: fields.flag("tie_word_embeddings", false),
             inverse_frequencies: rope(fields, head_dim)?,
             token_types: 0,
+            pad: fields.optional("pad_token_id").map(|id| id as u32),
             family,
         })
     }

@@ -43,6 +43,38 @@ impl CustomOp1 for Gather<'_> {
     }
 }
 
+/// [tokens, hidden] f32 of learned positions `table` [context, hidden].
+pub fn embed_positions(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+    table.apply_op1_no_bwd(&GatherPositions { table, batch })
+}
+
+struct GatherPositions<'a> {
+    table: &'a Tensor,
+    batch: &'a Batch,
+}
+
+impl CustomOp1 for GatherPositions<'_> {
+    fn name(&self) -> &'static str {
+        "embed-positions"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (context, hidden) = self.table.dims2()?;
+        let mut out = vec![0.0; self.batch.tokens.len() * hidden];
+        for segment in &self.batch.segments {
+            let patch = segment.adapter.as_ref().and_then(|adapter| adapter.positions.as_ref());
+            let lines = out[segment.lines.start * hidden..segment.lines.end * hidden].chunks_exact_mut(hidden);
+            for (&position, out) in self.batch.positions[segment.lines.clone()].iter().zip(lines) {
+                if position as usize >= context {
+                    candle_core::bail!("position {position} of {context}");
+                }
+                apply_embedding(position as usize, self.table, patch, out)?;
+            }
+        }
+        Ok((CpuStorage::F32(out), Shape::from((self.batch.tokens.len(), hidden))))
+    }
+}
+
 fn copy_virtual(adapter: Option<&Adapter>, index: usize, out: &mut [f32]) -> Result<()> {
     let hidden = out.len();
     let Some(virtual_tokens) = adapter.and_then(|adapter| adapter.virtual_tokens.as_ref()) else {

@@ -1,0 +1,78 @@
+//! A tiny base on the engine, with the adapters made for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use repertoire::adapter::{Adapter, Lease, LeaseCount, Metadata, Package, ReadLimits, SiteMap, TokenCounter};
+use repertoire::engine::{Engine, EngineOptions};
+use repertoire::model::BaseModel;
+use repertoire::model::load::{GgufFile, Precision, WeightFiles, load_folder, load_gguf};
+use repertoire::text::Tokenizer;
+
+/// The folder of fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A running engine over a fixture base.
+pub struct Bench {
+    pub engine: Engine,
+    pub sites: Arc<SiteMap>,
+    base: String,
+}
+
+impl Bench {
+    /// A base in a folder.
+    pub fn folder(base: &str) -> Self {
+        let folder = fixtures().join("bases").join(base);
+        let mut shards: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        shards.sort();
+        let files = match shards.is_empty() {
+            true => WeightFiles::Pickle(folder.join("pytorch_model.bin")),
+            false => WeightFiles::Safetensors(shards),
+        };
+        let model = load_folder(base, vec![], &folder.join("config.json"), &files, Precision::Stored).unwrap();
+        Self::start(base, model, Tokenizer::from_folder(&folder).unwrap())
+    }
+
+    /// A base in a GGUF file.
+    pub fn gguf(base: &str) -> Self {
+        let path = fixtures().join("bases").join(format!("{base}.gguf"));
+        let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap().content.metadata).unwrap();
+        Self::start(base, load_gguf(base, vec![], &path, Precision::Stored).unwrap(), tokenizer)
+    }
+
+    fn start(base: &str, model: Box<dyn BaseModel>, tokenizer: Tokenizer) -> Self {
+        let options = EngineOptions {
+            max_batch_tokens: 64,
+            max_running: 32,
+            max_waiting: 256,
+            kv_bytes: 16 << 20,
+            turn: Arc::default(),
+        };
+        let tokenizer = Arc::new(tokenizer);
+        let mut sites = SiteMap::clone(model.sites());
+        let counter = tokenizer.clone();
+        sites.count_tokens =
+            Some(TokenCounter(Arc::new(move |text| counter.encode(text, false).ok().map(|ids| ids.len()))));
+        let engine = Engine::start(model, tokenizer, options).unwrap();
+        Self { engine, sites: Arc::new(sites), base: base.into() }
+    }
+
+    /// Reads an adapter's folder as an upload would.
+    pub fn adapter(&self, name: &str, metadata: Metadata) -> Lease {
+        let folder = fixtures().join("adapters").join(&self.base).join(name);
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| {
+            let path = entry.unwrap().path();
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap().into())
+        });
+        let package = Package { files: files.collect(), metadata };
+        let adapter = Adapter::read(&package, std::slice::from_ref(&self.sites), &ReadLimits { max_rank: 64 });
+        let adapter = adapter.unwrap_or_else(|e| panic!("{} {name}: {e}", self.base));
+        Lease::new(Arc::new(adapter), LeaseCount::default())
+    }
+}

@@ -1,0 +1,81 @@
+//! Nothing of one request enters the answer of another: among all others, an answer has the bits it has alone.
+
+use repertoire::engine::{Request, Work};
+use serde_json::Value;
+
+use crate::golden::case::{Golden, hear};
+
+/// Every case of a base's golden file as a request: all kinds of adapters, plain rows, heads, beams; and sampled ones.
+fn requests(golden: &Golden) -> Vec<Request> {
+    let mut requests = vec![];
+    for entry in golden.entries() {
+        for kind in ["generate", "penalties", "beam", "classify"] {
+            for case in entry[kind].as_array().unwrap_or(&vec![]) {
+                requests.push(request(golden, &entry, kind, case, None));
+                if kind == "generate" && requests.len() % 3 == 0 {
+                    requests.push(request(golden, &entry, kind, case, Some(requests.len() as u64)));
+                }
+            }
+        }
+    }
+    requests
+}
+
+fn request(golden: &Golden, entry: &Value, kind: &str, case: &Value, seed: Option<u64>) -> Request {
+    let mut request = golden.request_for(entry, case);
+    match &mut request.work {
+        _ if kind == "classify" => request.work = Work::Classify,
+        Work::Generate(parameters) if seed.is_some() => {
+            parameters.do_sample = true;
+            parameters.seed = seed;
+            parameters.num_return_sequences = 2;
+            parameters.logprobs = 3;
+        }
+        _ => {}
+    }
+    request
+}
+
+async fn check(base: &str) -> usize {
+    let golden = Golden::open(base);
+    let mut alone = vec![];
+    for request in requests(&golden) {
+        alone.push(hear(golden.engine().submit(request).unwrap()).await);
+    }
+    // All at once, twice: the second time in reverse, so that neighbours and chunks differ.
+    for reversed in [false, true] {
+        let mut numbered: Vec<_> = requests(&golden).into_iter().enumerate().collect();
+        if reversed {
+            numbered.reverse();
+        }
+        let streams: Vec<_> =
+            numbered.into_iter().map(|(i, request)| (i, golden.engine().submit(request).unwrap())).collect();
+        for (i, stream) in streams {
+            assert_eq!(hear(stream).await, alone[i], "{base}, request {i}, reversed: {reversed}");
+        }
+    }
+    // The last step is counted just after its answers went out.
+    for _ in 0..200 {
+        let stats = golden.engine().stats();
+        if stats.free_blocks == stats.total_blocks {
+            return alone.len();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("blocks were lost: {:?}", golden.engine().stats());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn llama_rows_of_all_kinds_answer_together_as_alone() {
+    assert!(check("llama").await >= 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gpt2_rows_of_all_kinds_answer_together_as_alone() {
+    assert!(check("gpt2").await >= 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bert_rows_of_all_kinds_answer_together_as_alone() {
+    assert!(check("bert").await >= 64);
+}
