@@ -6,6 +6,7 @@ mod architecture;
 mod config;
 mod golden;
 mod hub;
+mod http;
 mod isolation;
 mod registry;
 mod text;
