@@ -1,0 +1,10 @@
+//! The HTTP contract, in process: the real router, registry and engine over tiny real bases.
+
+mod adapters;
+mod auth;
+mod classify;
+mod errors;
+mod generate;
+mod harness;
+mod server;
+mod stream;

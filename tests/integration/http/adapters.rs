@@ -1,0 +1,212 @@
+//! `/v1/adapters`.
+
+use std::io::Write;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use repertoire::config::Config;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::harness::{Answer, Form, Holds, Server, fixtures};
+
+fn etag(answer: &Answer) -> String {
+    answer.header("etag").to_owned()
+}
+
+async fn push_if(server: &Server, header: &str, value: &str, folder: &str) -> Answer {
+    let form = Form::adapter("a", folder, Value::Null);
+    server.send(form.request().header(header, value), form.body()).await
+}
+
+#[tokio::test]
+async fn an_adapter_is_published_shown_listed_and_deleted() {
+    let server = Server::start(Holds::Llama);
+    let published = server.push("a", "llama/lora", json!({"description": "first"})).await;
+    assert_eq!(published.status, StatusCode::CREATED, "{}", published.text());
+    assert_eq!(published.header("location"), "/v1/adapters/a");
+    let info = published.json();
+    assert_eq!(etag(&published), format!("\"{}\"", info["digest"].as_str().unwrap()));
+    for (field, value) in [
+        ("id", json!("a")),
+        ("version", json!(1)),
+        ("base", json!("llama")),
+        ("kind", json!("lora")),
+        ("task", json!("generate")),
+        ("description", json!("first")),
+    ] {
+        assert_eq!(info[field], value, "{info}");
+    }
+    for field in ["digest", "labels", "rank", "parameters", "bytes", "residency", "pinned", "leases", "created_at"] {
+        assert!(info.get(field).is_some_and(|value| !value.is_null()), "{field} is missing in {info}");
+    }
+    let shown = server.get("/v1/adapters/a").await;
+    assert_eq!(shown.ok()["digest"], info["digest"]);
+    assert_eq!(etag(&shown), etag(&published));
+    server.get("/v1/adapters/a@1").await.ok();
+    server.get(&format!("/v1/adapters/a@{}", info["digest"].as_str().unwrap())).await.ok();
+    server.get("/v1/adapters/a@2").await.refused(404, "adapter_not_found", &["a@2"]);
+    let list = server.get("/v1/adapters").await.ok();
+    assert_eq!(
+        (&list["object"], &list["has_more"], &list["data"][0]["id"]),
+        (&json!("list"), &json!(false), &json!("a"))
+    );
+    assert_eq!(server.delete("/v1/adapters/a").await.status, StatusCode::NO_CONTENT);
+    server.get("/v1/adapters/a").await.refused(404, "adapter_not_found", &[]);
+}
+
+#[tokio::test]
+async fn the_same_content_is_200_and_other_content_a_new_version() {
+    let server = Server::start(Holds::Llama);
+    assert_eq!(server.push("a", "llama/lora", Value::Null).await.status, 201);
+    let again = server.push("a", "llama/lora", Value::Null).await;
+    assert_eq!((again.status, &again.json()["version"]), (StatusCode::OK, &json!(1)));
+    let second = server.push("a", "llama/dora", Value::Null).await;
+    assert_eq!((second.status, &second.json()["version"]), (StatusCode::CREATED, &json!(2)));
+    assert_eq!(server.push("b", "llama/lora", Value::Null).await.status, 201);
+    let versions = server.get("/v1/adapters/a/versions").await.ok();
+    let numbers: Vec<&Value> = versions["data"].as_array().unwrap().iter().map(|info| &info["version"]).collect();
+    assert_eq!(numbers, [&json!(2), &json!(1)]);
+
+    let back = server.post("/v1/adapters/a/rollback", json!({"version": 1})).await.ok();
+    assert_eq!((&back["version"], &back["kind"]), (&json!(1), &json!("lora")));
+    server.post("/v1/adapters/a/rollback", json!({"version": 9})).await.refused(404, "adapter_not_found", &["9"]);
+    let third = server.push("a", "llama/ia3", Value::Null).await;
+    assert_eq!(third.json()["version"], 3);
+}
+
+#[tokio::test]
+async fn conditions_that_do_not_hold_are_409() {
+    let server = Server::start(Holds::Llama);
+    let first = push_if(&server, "if-none-match", "*", "llama/lora").await;
+    assert_eq!(first.status, 201, "{}", first.text());
+    push_if(&server, "if-none-match", "*", "llama/dora").await.refused(409, "version_conflict", &["a"]);
+    let second = push_if(&server, "if-match", &etag(&first), "llama/dora").await;
+    assert_eq!(second.status, 201, "{}", second.text());
+    push_if(&server, "if-match", &etag(&first), "llama/ia3").await.refused(409, "version_conflict", &["a"]);
+    let both = format!("{}, {}", etag(&first), etag(&second));
+    assert_eq!(push_if(&server, "if-match", &both, "llama/ia3").await.status, 201);
+    push_if(&server, "if-match", "nonsense", "llama/lora").await.refused(422, "validation", &["ETag"]);
+    let delete = |tag: String| Request::delete("/v1/adapters/a").header("if-match", tag);
+    server.send(delete(etag(&first)), Body::empty()).await.refused(409, "version_conflict", &[]);
+    let current = etag(&server.get("/v1/adapters/a").await);
+    let cached = Request::get("/v1/adapters/a").header("if-none-match", &current);
+    assert_eq!(server.send(cached, Body::empty()).await.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(server.send(delete(current), Body::empty()).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn patched_metadata_is_a_new_version() {
+    let server = Server::start(Holds::Llama);
+    let first = server.push("a", "llama/lora", json!({"description": "old"})).await;
+    let patch =
+        |body: Value| (Request::patch("/v1/adapters/a").header("content-type", "application/json"), body.to_string());
+    let (request, body) = patch(json!({"description": "new", "generation": {"max_new_tokens": 2}}));
+    let second = server.send(request, body).await;
+    assert_eq!((&second.ok()["version"], &second.json()["description"]), (&json!(2), &json!("new")));
+    assert_ne!(etag(&first), etag(&second));
+    let answer = server.post("/v1/generate", json!({"adapter_id": "a", "input": "Привет, world!"})).await.ok();
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+    let answer = server.post("/v1/generate", json!({"adapter_id": "a@1", "input": "Привет, world!"})).await.ok();
+    assert_eq!(answer["adapter_version"], 1);
+    let (request, body) = patch(json!({"descriptoin": "x"}));
+    server.send(request, body).await.refused(422, "validation", &["descriptoin"]);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let server = Server::start(Holds::Llama);
+    for id in ["a", "b", "c", "d"] {
+        server.push(id, "llama/lora", Value::Null).await.ok();
+    }
+    let ids = |page: &Value| {
+        page["data"].as_array().unwrap().iter().map(|info| info["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let first = server.get("/v1/adapters?limit=3").await.ok();
+    assert_eq!((ids(&first), &first["has_more"]), (vec!["a".into(), "b".into(), "c".into()], &json!(true)));
+    let rest = server.get("/v1/adapters?limit=3&after=c").await.ok();
+    assert_eq!((ids(&rest), &rest["has_more"]), (vec!["d".into()], &json!(false)));
+    server.get("/v1/adapters?limit=0").await.refused(422, "validation", &["from 1 to 1000", "given 0"]);
+    server.get("/v1/adapters?limit=x").await.refused(422, "validation", &["limit"]);
+    server.get("/v1/adapters?page=2").await.refused(422, "validation", &["page"]);
+}
+
+#[tokio::test]
+async fn archives_are_unpacked_and_files_come_back_as_they_were_sent() {
+    let server = Server::start(Holds::Llama);
+    let folder = fixtures().join("adapters/llama/lora");
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        archive.start_file(format!("folder/{name}"), zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+    }
+    archive.start_file("folder/README.md", zip::write::SimpleFileOptions::default()).unwrap();
+    let form = Form::default().text("id", "zipped").file("lora.zip", &archive.finish().unwrap().into_inner());
+    let zipped = server.send(form.request(), form.body()).await.ok();
+    let plain = server.push("plain", "llama/lora", Value::Null).await.ok();
+    assert_eq!(zipped["digest"], plain["digest"]);
+    let file = server.get("/v1/adapters/zipped@1/files/adapter_model.safetensors").await;
+    assert_eq!(file.body, std::fs::read(folder.join("adapter_model.safetensors")).unwrap());
+    assert!(file.header("content-disposition").contains("adapter_model.safetensors"));
+    server.get("/v1/adapters/zipped/files/README.md").await.refused(404, "adapter_not_found", &[]);
+    server.get("/v1/adapters/zipped/files/..%2F..%2Fsecret").await.refused(404, "adapter_not_found", &[]);
+}
+
+#[tokio::test]
+async fn a_pinned_adapter_says_so() {
+    let server = Server::start(Holds::Llama);
+    server.push("a", "llama/lora", Value::Null).await.ok();
+    let pinned = server.send(Request::put("/v1/adapters/a/pin"), Body::empty()).await.ok();
+    assert_eq!((&pinned["pinned"], &pinned["residency"]), (&json!(true), &json!("host")));
+    assert_eq!(server.delete("/v1/adapters/a/pin").await.ok()["pinned"], false);
+}
+
+#[rstest]
+#[case::no_id(Form::default().file("adapter_config.json", b"{}"), 422, "validation", &["id"])]
+#[case::no_files(Form::default().text("id", "a"), 422, "validation", &["files", "given none"])]
+#[case::bad_id(Form::adapter("a/b", "llama/lora", Value::Null), 422, "validation", &["a/b"])]
+#[case::unknown_part(Form::default().text("id", "a").text("name", "b"), 422, "validation", &["\"name\""])]
+#[case::metadata(Form::default().text("id", "a").text("metadata", "{\"tsak\": 1}"), 422, "validation", &["tsak"])]
+#[case::metadata_json(Form::default().text("id", "a").text("metadata", "{"), 400, "malformed", &["metadata"])]
+#[case::half(Form::default().text("id", "a").file("adapter_config.json", b"{}"), 422, "validation", &["adapter_model.safetensors"])]
+#[case::archive_and_more(Form::default().text("id", "a").file("a.zip", b"x").file("README.md", b"x"), 422, "validation", &["a.zip", "alone"])]
+#[case::no_archive(Form::default().text("id", "a").file("a.zip", b"x"), 422, "validation", &[])]
+#[case::pickle(Form::default().text("id", "a").file("adapter_config.json", b"{}").file("adapter_model.bin", b"x"), 422, "adapter_unsupported", &["pickle"])]
+#[case::wrong_labels(Form::adapter("a", "llama/cls-lora", json!({"labels": ["ONE"]})), 422, "validation", &["1", "3"])]
+#[case::unknown_base(Form::adapter("a", "llama/lora", json!({"base": "none"})), 422, "validation", &["llama"])]
+#[tokio::test]
+async fn an_upload_that_cannot_be_published_says_why(
+    #[case] form: Form,
+    #[case] status: u16,
+    #[case] code: &str,
+    #[case] parts: &[&str],
+) {
+    let server = Server::start(Holds::Llama);
+    server.send(form.request(), form.body()).await.refused(status, code, parts);
+    assert_eq!(server.get("/v1/adapters").await.ok()["data"], json!([]));
+}
+
+#[tokio::test]
+async fn sources_are_read_only_under_allowed_roots() {
+    let closed = Server::start(Holds::Llama);
+    let root = fixtures().join("adapters/llama");
+    let from = |source: String| json!({"id": "a", "source": source});
+    let inside = format!("file://{}/lora", root.display());
+    closed.post("/v1/adapters", from(inside.clone())).await.refused(422, "validation", &["allowed_sources"]);
+    let open = Server::configured(Holds::Llama, |config: &mut Config| {
+        config.adapters.allowed_sources = vec![format!("file://{}", root.display())];
+    });
+    for outside in [
+        format!("file://{}/../gpt2/lora", root.display()),
+        "file:///etc".into(),
+        "hf://org/repo".into(),
+        "s3://b/p".into(),
+    ] {
+        open.post("/v1/adapters", from(outside)).await.refused(422, "validation", &["allowed_sources"]);
+    }
+    open.post("/v1/adapters", from("ftp://x".into())).await.refused(422, "validation", &["file://", "ftp://x"]);
+    open.post("/v1/adapters", json!({"id": "a"})).await.refused(422, "validation", &["source"]);
+    let answer = open.post("/v1/adapters", from(inside)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
+    open.post("/v1/generate", json!({"adapter_id": "a", "input": "b", "parameters": {"max_new_tokens": 1}})).await.ok();
+}
