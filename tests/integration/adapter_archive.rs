@@ -156,7 +156,7 @@ fn long_names_are_followed_and_endless_ones_refused() {
     for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
         assert!(message(&tar_gz(&[("x", &endless, kind)])).contains("more than 65536 bytes"));
     }
-    assert!(message(&tar_gz(&[("x", b"12 size=1000\n", tar::EntryType::XHeader)])).contains("extended size"));
+    assert!(message(&tar_gz(&[("x", b"13 size=1000\n", tar::EntryType::XHeader)])).contains("extended size"));
 }
 
 #[test]
