@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
-pub use base::{Loaded, load_base, load_model};
+pub use base::{Loaded, load_base, load_model, sites_with_tokenizer};
 pub use run::serve;
 
 use crate::adapter::{AdapterRegistry, ReadLimits, RegistryOptions};
@@ -60,7 +60,7 @@ fn open_registry(config: &AdaptersConfig, bases: &Bases) -> Result<AdapterRegist
         keep_versions: config.keep_versions,
         limits: ReadLimits { max_rank: config.max_rank },
     };
-    let sites = bases.iter().map(|base| base.sites().clone()).collect();
+    let sites = bases.iter().map(|base| sites_with_tokenizer(base.sites(), base.tokenizer().clone())).collect();
     AdapterRegistry::open(options, sites).with_context(|| format!("adapters.store {:?} cannot be opened", config.store))
 }
 

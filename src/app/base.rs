@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use parking_lot::Mutex;
 
-use crate::adapter::{GenerationDefaults, Projection, SiteMap};
+use crate::adapter::{GenerationDefaults, Projection, SiteMap, TokenCounter};
 use crate::config::{BaseConfig, DeviceMemory, DeviceName, DtypeName, SchedulerConfig};
 use crate::engine::{Engine, EngineOptions};
 use crate::http::{Base, BaseInfo};
@@ -44,6 +44,14 @@ pub fn load_base(config: &BaseConfig, scheduler: &SchedulerConfig, turn: &Arc<Mu
         context = info.context, took = ?started.elapsed(), "base loaded"
     );
     Ok(Base { info, engine, generation })
+}
+
+/// The sites of a base as readers of adapters need them: with its tokenizer, which old prompts of ruprompts are counted by.
+pub fn sites_with_tokenizer(sites: &SiteMap, tokenizer: Arc<Tokenizer>) -> Arc<SiteMap> {
+    let count = move |text: &str| tokenizer.encode(text, true).ok().map(|ids| ids.len());
+    let mut sites = sites.clone();
+    sites.count_tokens = Some(TokenCounter(Arc::new(count)));
+    Arc::new(sites)
 }
 
 /// A base before it has an engine.

@@ -58,7 +58,11 @@ impl Inspect {
         let named = self.base.as_ref().map(|source| vec![BaseConfig::new(source.clone(), source.clone())]);
         let here = |base: &&BaseConfig| Path::new(base.source.trim_start_matches("dummy://")).exists();
         let bases = named.unwrap_or_else(|| config.bases.iter().filter(here).cloned().collect());
-        bases.iter().map(|base| Ok(app::load_model(base)?.model.sites().clone())).collect()
+        let sites = |base: &BaseConfig| {
+            let loaded = app::load_model(base)?;
+            Ok(app::sites_with_tokenizer(loaded.model.sites(), Arc::new(loaded.tokenizer)))
+        };
+        bases.iter().map(sites).collect()
     }
 }
 

@@ -1,5 +1,8 @@
 //! What the adapter tests share: the fixtures' bases, and packages made by hand.
 
+// Helpers of tests may unwrap as tests do; clippy's own exception knows `#[test]` functions only.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -52,6 +55,11 @@ pub fn base(name: &str) -> Arc<SiteMap> {
         "bert" => BERT.clone(),
         other => sites(other),
     }
+}
+
+/// Reads a package where one base is served.
+pub fn against(package: &Package, base: &Arc<SiteMap>) -> Result<Adapter, AdapterError> {
+    Adapter::read(package, std::slice::from_ref(base), &LIMITS)
 }
 
 /// A copy of a base with something changed.
@@ -171,7 +179,7 @@ impl Made {
     }
 
     pub fn read(&self, base: &Arc<SiteMap>) -> Result<Adapter, AdapterError> {
-        Adapter::read(&self.package(), std::slice::from_ref(base), &LIMITS)
+        against(&self.package(), base)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Files that lie. Whatever the bytes: an adapter or a refusal that is the client's, never a panic, never the server's fault.
 
+// Helpers of tests may unwrap as tests do; clippy's own exception knows `#[test]` functions only.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write;
 use std::sync::Arc;
 
@@ -9,12 +12,12 @@ use repertoire::adapter::{Adapter, AdapterError, Metadata, Package};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::adapter_bases::{GPT2, LIMITS, LLAMA, Made, package, refused};
+use crate::adapter_bases::{GPT2, LLAMA, Made, against, package, refused};
 
 fn with_weights(weights: Vec<u8>) -> Result<Adapter, AdapterError> {
     let mut package = Made::lora().package();
     package.files.insert("adapter_model.safetensors".into(), weights.into());
-    Adapter::read(&package, &[LLAMA.clone()], &LIMITS)
+    against(&package, &LLAMA)
 }
 
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
@@ -91,7 +94,7 @@ fn torch(pickle: &[u8], compression: CompressionMethod) -> Result<Adapter, Adapt
 fn with_provider(provider: Vec<u8>) -> Result<Adapter, AdapterError> {
     let mut package = package("gpt2", "ruprompts-text", Metadata::default());
     package.files.insert("prompt_provider.bin".into(), provider.into());
-    Adapter::read(&package, &[GPT2.clone()], &LIMITS)
+    against(&package, &GPT2)
 }
 
 /// A pickled tensor as torch writes it: a view of `shape` and `strides` on a storage.
@@ -202,7 +205,7 @@ fn changed_bytes_give_an_adapter_or_a_refusal() {
         let mut bytes = package.files[name].to_vec();
         mutate(&mut bytes, &mut rng);
         package.files.insert(name.clone(), Arc::from(bytes));
-        match Adapter::read(&package, &[GPT2.clone()], &LIMITS) {
+        match against(&package, &GPT2) {
             Ok(_) => {}
             Err(AdapterError::Invalid(_) | AdapterError::Unsupported(_)) => refusals += 1,
             Err(other) => panic!("round {round}: {other:?}"),

@@ -1,5 +1,8 @@
 //! What is read from adapters as PEFT and ruprompts save them (tests/fixtures/adapters), and from smaller ones made by hand.
 
+// Helpers of tests may unwrap as tests do; clippy's own exception knows `#[test]` functions only.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -9,7 +12,7 @@ use repertoire::adapter::{
 use repertoire::text::Tokenizer;
 use serde_json::{Value, json};
 
-use crate::adapter_bases::{BERT, GPT2, LIMITS, LLAMA, Made, altered, base, fixtures, model, package};
+use crate::adapter_bases::{BERT, GPT2, LIMITS, LLAMA, Made, against, altered, base, fixtures, model, package};
 
 const BASES: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gpt2", "gpt2st", "bert", "bert-old"];
 
@@ -23,9 +26,8 @@ fn every_fixture_reads_with_its_kind_task_and_labels() {
         for entry in golden["entries"].as_array().unwrap() {
             let Some(folder) = entry["adapter"].as_str() else { continue };
             let metadata: Metadata = serde_json::from_value(entry["metadata"].clone()).unwrap();
-            let adapter =
-                Adapter::read(&package(name, folder, metadata.clone()), std::slice::from_ref(&sites), &LIMITS)
-                    .unwrap_or_else(|error| panic!("{name}/{folder}: {error}"));
+            let adapter = against(&package(name, folder, metadata.clone()), &sites)
+                .unwrap_or_else(|error| panic!("{name}/{folder}: {error}"));
             let kind = if adapter.kind == Kind::Dora { "lora".into() } else { adapter.kind.to_string() };
             assert_eq!(entry["kind"], kind, "{name}/{folder}");
             assert_eq!(metadata.task, Some(adapter.task), "{name}/{folder}");
@@ -195,7 +197,7 @@ fn prompts_of_ruprompts_bring_the_settings_of_their_pipelines() {
 
     let told = GenerationDefaults { do_sample: Some(false), num_beams: Some(5), ..GenerationDefaults::default() };
     let metadata = Metadata { generation: Some(told), ..Metadata::default() };
-    let adapter = Adapter::read(&package("gpt2", "ruprompts-text", metadata), &[GPT2.clone()], &LIMITS).unwrap();
+    let adapter = against(&package("gpt2", "ruprompts-text", metadata), &GPT2).unwrap();
     assert_eq!(adapter.generation.do_sample, Some(false));
     assert_eq!(adapter.generation.num_beams, Some(5));
     assert_eq!(adapter.generation.return_full_text, Some(false));

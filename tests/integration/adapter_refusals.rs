@@ -1,12 +1,15 @@
 //! What cannot be applied exactly is refused by name, with both numbers where there are two.
 
+// Helpers of tests may unwrap as tests do; clippy's own exception knows `#[test]` functions only.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use repertoire::adapter::{Adapter, AdapterError, Metadata, Package, SiteMap};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use crate::adapter_bases::{BERT, GPT2, LIMITS, LLAMA, Made, altered, package, refused};
+use crate::adapter_bases::{BERT, GPT2, LIMITS, LLAMA, Made, against, altered, package, refused};
 
 const UNSUPPORTED: bool = true;
 const INVALID: bool = false;
@@ -329,14 +332,10 @@ fn packages_that_are_not_whole() {
         whole.unwrap().files.into_keys().collect::<Vec<_>>(),
         ["adapter_config.json", "adapter_model.safetensors"]
     );
-    refused(
-        Adapter::read(&Package::default(), &[LLAMA.clone()], &LIMITS),
-        INVALID,
-        &["adapter_config.json is missing"],
-    );
+    refused(against(&Package::default(), &LLAMA), INVALID, &["adapter_config.json is missing"]);
     for config in [&b"not json"[..], b"[]", b"\"LORA\"", b"", b"{\"peft_type\": NaN}"] {
         let package = of(&[("adapter_config.json", config), ("adapter_model.safetensors", b"")]).unwrap();
-        refused(Adapter::read(&package, &[LLAMA.clone()], &LIMITS), INVALID, &["not a JSON object"]);
+        refused(against(&package, &LLAMA), INVALID, &["not a JSON object"]);
     }
 }
 
@@ -345,7 +344,7 @@ fn prompts_of_ruprompts_that_contradict_themselves() {
     let read = |prompt: Value, base: &Arc<SiteMap>, metadata: Metadata| {
         let mut package = package("gpt2", "ruprompts-text", metadata);
         package.files.insert("prompt.json".into(), prompt.to_string().into_bytes().into());
-        Adapter::read(&package, std::slice::from_ref(base), &LIMITS)
+        against(&package, base)
     };
     for (prompt, unsupported, words) in [
         (json!({}), INVALID, "missing field `format`"),
