@@ -133,6 +133,33 @@ fn bombs_stop_at_the_limit() {
 }
 
 #[test]
+fn long_names_are_followed_and_endless_ones_refused() {
+    let folder = "f".repeat(180);
+    for mode in ["gnu", "pax"] {
+        let mut writer = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        let path = format!("{folder}/prompt.json");
+        let mut header = if mode == "gnu" { tar::Header::new_gnu() } else { tar::Header::new_ustar() };
+        header.set_size(2);
+        header.set_mode(0o644);
+        if mode == "gnu" {
+            writer.append_data(&mut header, &path, &b"{}"[..]).unwrap();
+        } else {
+            writer.append_pax_extensions([("path", path.as_bytes())]).unwrap();
+            header.set_path("short").unwrap();
+            header.set_cksum();
+            writer.append(&header, &b"{}"[..]).unwrap();
+        }
+        let archive = writer.into_inner().unwrap().finish().unwrap();
+        assert_eq!(unpack(&archive, LIMIT).unwrap().len(), 1, "{mode}");
+    }
+    let endless = vec![b'a'; 1 << 20];
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        assert!(message(&tar_gz(&[("x", &endless, kind)])).contains("more than 65536 bytes"));
+    }
+    assert!(message(&tar_gz(&[("x", b"13 size=1000\n", tar::EntryType::XHeader)])).contains("extended size"));
+}
+
+#[test]
 fn what_is_no_archive_or_broken_is_refused() {
     assert!(message(b"").contains("neither a .zip nor a .tar.gz"));
     assert!(message(b"plain text").contains("neither a .zip nor a .tar.gz"));
