@@ -1,4 +1,3 @@
-mod hub;
 //! All integration tests in one binary: each would link candle again.
 
 mod adapter_bases;
