@@ -18,7 +18,7 @@ const MAX_SKIPPED: u64 = 4;
 /// The adapter files in a `.zip` or `.tar.gz`; one top folder is allowed, other files are ignored. Never unpacks more
 /// than `max_bytes` (413 above it).
 pub fn unpack(archive: &[u8], max_bytes: u64) -> Result<BTreeMap<String, Arc<[u8]>>, AdapterError> {
-    let mut files = Files { kept: BTreeMap::new(), folder: None, left: max_bytes, max: max_bytes };
+    let mut files = Files { kept: BTreeMap::new(), folder: None, stray: None, left: max_bytes, max: max_bytes };
     if archive.starts_with(b"PK\x03\x04") || archive.starts_with(b"PK\x05\x06") {
         zip(archive, &mut files)?;
     } else if archive.starts_with(&[0x1f, 0x8b]) {
@@ -26,7 +26,12 @@ pub fn unpack(archive: &[u8], max_bytes: u64) -> Result<BTreeMap<String, Arc<[u8
     } else {
         return Err(AdapterError::invalid("the archive is neither a .zip nor a .tar.gz"));
     }
-    Ok(files.kept)
+    match files.stray {
+        Some(name) => {
+            Err(AdapterError::invalid(format!("the archive has adapter files in more than one folder: {name}")))
+        }
+        None => Ok(files.kept),
+    }
 }
 
 /// Splits the path of a file in a folder into the folder, if any, and the name.
@@ -49,29 +54,35 @@ pub(super) fn member(path: &str) -> Result<(Option<&str>, &str), AdapterError> {
 /// What was kept so far, and how much more may be.
 struct Files {
     kept: BTreeMap<String, Arc<[u8]>>,
-    /// The top folder of the files kept.
+    /// The folder of the files kept; `Some(None)` is the top.
     folder: Option<Option<String>>,
+    /// A file in another folder, while nothing at the top outranks both.
+    stray: Option<String>,
     left: u64,
     max: u64,
 }
 
 impl Files {
-    /// Whether a file is wanted: by name, at the top or in the one top folder. Deeper ones (checkpoints) are not.
+    /// Whether a file is wanted: by name, at the top or else in the one top folder. What lies deeper than the files
+    /// kept (a trainer's checkpoints) is not.
     fn wants(&mut self, path: &str) -> Result<Option<String>, AdapterError> {
         let (folder, name) = member(path)?;
         if !is_adapter_file(name) || folder.is_some_and(|folder| folder.contains('/')) {
             return Ok(None);
         }
-        let folder = folder.map(str::to_owned);
-        match &self.folder {
-            None => self.folder = Some(folder),
-            Some(first) if *first != folder => {
-                return Err(AdapterError::invalid(format!(
-                    "the archive has adapter files in more than one folder: {name}"
-                )));
+        match (&self.folder, folder) {
+            (Some(None), Some(_)) => return Ok(None),
+            (Some(Some(first)), Some(folder)) if first != folder => {
+                self.stray.get_or_insert_with(|| name.to_owned());
+                return Ok(None);
             }
-            Some(_) => {}
+            (Some(Some(_)), None) => {
+                self.kept.clear();
+                (self.stray, self.left) = (None, self.max);
+            }
+            _ => {}
         }
+        self.folder = Some(folder.map(str::to_owned));
         if self.kept.contains_key(name) {
             return Err(AdapterError::invalid(format!("the archive has {name} twice")));
         }
@@ -106,7 +117,10 @@ fn zip(archive: &[u8], files: &mut Files) -> Result<(), AdapterError> {
         // The reader keeps the last of entries with one name, and says nothing.
         return Err(AdapterError::invalid("the archive has two entries of one name"));
     }
-    for at in 0..zip.len() {
+    // The top first: then nothing that lies deeper is read in vain.
+    let mut order: Vec<usize> = (0..zip.len()).collect();
+    order.sort_by_key(|&at| zip.name_for_index(at).map_or(0, |name| name.matches('/').count()));
+    for at in order {
         let raw = zip.by_index_raw(at).map_err(broken)?;
         let path = std::str::from_utf8(raw.name_raw())
             .map_err(|_| AdapterError::invalid("the archive has a name that is not UTF-8"))?;

@@ -15,7 +15,7 @@ pub struct ReadLimits {
 /// The two forms of adapters, their configuration understood.
 enum Source {
     Peft(peft::Config),
-    Ruprompts(Prompt),
+    Ruprompts(Box<Prompt>),
 }
 
 impl Adapter {
@@ -34,7 +34,7 @@ impl Adapter {
         let source = if package.files.contains_key(CONFIG) {
             Source::Peft(peft::Config::parse(file(CONFIG)?)?)
         } else {
-            Source::Ruprompts(Prompt::parse(file(PROMPT)?)?)
+            Source::Ruprompts(Box::new(Prompt::parse(file(PROMPT)?)?))
         };
         let saved = match &source {
             Source::Peft(config) => config.base_name()?,

@@ -69,7 +69,10 @@ pub struct EmbeddingSite {
 
 /// Counts the tokens of a text as the base's tokenizer makes them by default, special ones included; `adapter` itself knows no tokenizer.
 #[derive(Clone)]
-pub struct TokenCounter(pub Arc<dyn Fn(&str) -> Option<usize> + Send + Sync>);
+pub struct TokenCounter(pub Arc<CountTokens>);
+
+/// The number of a text's tokens; `None` if the tokenizer fails.
+pub type CountTokens = dyn Fn(&str) -> Option<usize> + Send + Sync;
 
 impl fmt::Debug for TokenCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -62,10 +62,9 @@ pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Tensor, AdapterError> {
         archive.file_names().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl")).map(str::to_owned);
     let pickle = pickle.ok_or_else(|| bad("it has no data.pkl".into()))?;
     let folder = pickle.strip_suffix("data.pkl").unwrap_or_default().to_owned();
-    if let Some(order) = entry(&mut archive, &format!("{folder}byteorder"), 16).map_err(&bad)? {
-        if order != b"little" {
-            return Err(bad("its numbers are not little-endian".into()));
-        }
+    let order = entry(&mut archive, &format!("{folder}byteorder"), 16).map_err(&bad)?;
+    if order.is_some_and(|order| order != b"little") {
+        return Err(bad("its numbers are not little-endian".into()));
     }
     let program = entry(&mut archive, &pickle, MAX_PICKLE).map_err(&bad)?.unwrap_or_default();
     let saved = pickle::load(&program).map_err(&bad)?;

@@ -88,10 +88,10 @@ impl AddedTokens {
         for key in NAMED.into_iter().chain(own.map(String::as_str)) {
             match config.get(key) {
                 Some(value @ (Value::String(_) | Value::Object(_))) => {
-                    named.push((key.to_owned(), parse(value, true)?))
+                    named.push((key.to_owned(), parse(value, true)?));
                 }
                 // `add_bos_token: true` ends in `_token` and is no token.
-                _ => continue,
+                _ => {}
             }
         }
         match extra {

@@ -74,6 +74,8 @@ fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
             .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
     });
     environment.add_filter("tojson", tojson);
+    // Templates ask `tools is iterable and tools | length > 0`; Python's None is not.
+    environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     let source = GENERATION.replace_all(source, |found: &regex::Captures<'_>| {
         let body = if found.get(2).is_some() { "endif" } else { "if true" };
         format!("{{%{} {body} {}%}}", &found[1], &found[3])

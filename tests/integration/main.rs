@@ -1,10 +1,14 @@
 //! All integration tests in one binary: each would link candle again.
 
+mod adapter_archive;
 mod adapter_bases;
+mod adapter_hostile;
 mod adapter_read;
+mod adapter_refusals;
 mod architecture;
 mod config;
 mod golden;
+mod hub;
 mod http;
 mod isolation;
 mod registry;

@@ -164,3 +164,57 @@ fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, out: &mut String)
     }
     Err("a class that does not end".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names, and for each pattern those that Python's `re.fullmatch` (3.12) takes.
+    const NAMES: [&str; 8] = [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.11.mlp.up_proj",
+        "lm_head",
+        "transformer.h.1.attn.c_attn",
+        "a-b<c>",
+        "x[1]",
+        "a&&b",
+        "tab\there",
+    ];
+    const PYTHON: &[(&str, &[usize])] = &[
+        (r".*q_proj", &[0]),
+        (r"q_proj", &[]),
+        (r".*\.(q|k)_proj", &[0]),
+        (r"model\.layers\.[0-9]\..*", &[0]),
+        (r"model\.layers\.\d+\.mlp\.up_proj", &[1]),
+        (r"(?:.*\.)?c_attn", &[3]),
+        (r"lm_head|.*up_proj", &[1, 2]),
+        (r"^lm_head$", &[2]),
+        (r"\Alm_head\Z", &[2]),
+        (r"(?i)LM_HEAD", &[2]),
+        (r".*layers\.(?:0|11)\.(?:self_attn|mlp)\.\w+", &[0, 1]),
+        (r"a-b\<c\>", &[4]),
+        (r"x\[1\]", &[5]),
+        (r"a&&b", &[6]),
+        (r"[a&]+b", &[6]),
+        (r"[^.]+", &[2, 4, 5, 6, 7]),
+        (r"[]x[1]+", &[5]),
+        (r"[a\-b<c>]+", &[4]),
+        (r".*?q_proj", &[0]),
+        (r"model.layers.{1,2}0.self_attn.q_proj", &[0]),
+        (r"(?P<n>lm)_head", &[2]),
+        (r"lm\_head", &[2]),
+        (r".{7}", &[2]),
+        (r"tab\there", &[7]),
+        (r"[\w.]+", &[0, 1, 2, 3]),
+        (r"(lm_head|)", &[2]),
+    ];
+
+    #[test]
+    fn patterns_match_what_python_matches() {
+        for (pattern, expected) in PYTHON {
+            let regex = compile("target_modules", pattern, Anchor::Full).unwrap();
+            let found: Vec<usize> = (0..NAMES.len()).filter(|&i| regex.is_match(NAMES[i].as_bytes())).collect();
+            assert_eq!(found, *expected, "{pattern}");
+        }
+    }
+}

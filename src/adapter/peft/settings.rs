@@ -121,12 +121,12 @@ pub(super) fn feedforward<'m>(
     let pattern = match &names {
         Names::Pattern(pattern) => Some(compile("feedforward_modules", pattern, Anchor::Full)?),
         Names::List(list) => {
-            if let Some(Names::List(all)) = config.names("target_modules")? {
-                if let Some(stray) = list.iter().find(|name| !all.contains(name)) {
-                    return Err(AdapterError::invalid(format!(
-                        "feedforward_modules must be among target_modules, given {stray:?}"
-                    )));
-                }
+            let all = config.names("target_modules")?;
+            let stray = |all: &[String]| list.iter().find(|name| !all.contains(name)).cloned();
+            if let Some(stray) = all.and_then(|all| if let Names::List(all) = all { stray(&all) } else { None }) {
+                return Err(AdapterError::invalid(format!(
+                    "feedforward_modules must be among target_modules, given {stray:?}"
+                )));
             }
             None
         }

@@ -250,16 +250,16 @@ fn global(module: &str, name: &str) -> Result<Global, String> {
 
 /// `('storage', type, key, device, count)`: what torch saves in place of a storage.
 fn persistent(id: &Value) -> Result<Value, String> {
-    if let Value::Tuple(tuple) = id {
-        if let [Value::Text(tag), Value::Global(Global::Storage(storage)), Value::Text(key), _, Value::Int(_)] =
-            &tuple.items[..]
+    let items = if let Value::Tuple(tuple) = id { &tuple.items[..] } else { &[] };
+    let plain = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    match items {
+        [Value::Text(tag), Value::Global(Global::Storage(storage)), Value::Text(key), _, Value::Int(_)]
+            if &**tag == "storage" && plain(key) =>
         {
-            if &**tag == "storage" && !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                return Ok(Value::Storage(*storage, key.clone()));
-            }
+            Ok(Value::Storage(*storage, key.clone()))
         }
+        _ => Err("its pickle names a storage in an unknown way".into()),
     }
-    Err("its pickle names a storage in an unknown way".into())
 }
 
 fn call(callable: &Value, args: &Value) -> Result<Value, String> {

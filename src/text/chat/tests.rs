@@ -46,3 +46,9 @@ fn loops_break_and_generation_tags_print_nothing() {
 fn the_date_can_be_written() {
     assert_eq!(render("{{ strftime_now('%Y-%m-%d') | length }}", &[("user", "")]).unwrap(), "10");
 }
+
+#[test]
+fn no_tools_are_no_list() {
+    let source = "{% if tools is iterable and tools | length > 0 %}a{% elif messages is iterable %}b{% endif %}";
+    assert_eq!(render(source, &[("user", "")]).unwrap(), "b");
+}

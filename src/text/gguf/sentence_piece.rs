@@ -1,4 +1,5 @@
-//! SentencePiece BPE out of GGUF metadata, as transformers' LlamaTokenizer builds it.
+//! SentencePiece BPE out of GGUF metadata, as Llama 2's own tokenizer.json has it. (transformers 5's LlamaTokenizer puts no blank before a text
+//! that starts with one; SentencePiece and llama.cpp do, and so models were trained.)
 
 use std::collections::HashMap;
 
@@ -8,8 +9,7 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::normalizers::Replace;
-use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence as Normalizers};
 
 use super::super::TextError;
 use super::{Metadata, lacks, refuse};
@@ -35,8 +35,12 @@ pub(super) fn build(
     let mut inner = tokenizers::Tokenizer::new(model.map_err(|error| refuse(&error.to_string()))?);
 
     let prefix = metadata.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-    let scheme = if prefix { PrependScheme::First } else { PrependScheme::Never };
-    inner.with_pre_tokenizer(Some(Metaspace::new(SPACE, scheme, false)));
+    let blanks = Replace::new(" ", SPACE.to_string()).map_err(|error| refuse(&error.to_string()))?;
+    let mut normalizers: Vec<NormalizerWrapper> = vec![blanks.into()];
+    if prefix {
+        normalizers.insert(0, Prepend::new(SPACE.to_string()).into());
+    }
+    inner.with_normalizer(Some(Normalizers::new(normalizers))).map_err(|error| refuse(&error.to_string()))?;
     let space = Replace::new(SPACE.to_string(), " ").map_err(|error| refuse(&error.to_string()))?;
     let mut steps: Vec<DecoderWrapper> = vec![space.into(), ByteFallback::new().into(), Fuse::new().into()];
     if prefix {

@@ -88,4 +88,5 @@ fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
     let tokenizer = read(&metadata).unwrap();
     assert_eq!(tokenizer.encode("ab aд", true).unwrap(), [1, 10, 8, 3, 4]);
     assert_eq!(tokenizer.decode(&[1, 10, 8, 3, 4]), "ab aд");
+    assert_eq!(tokenizer.encode(" a", false).unwrap(), [5, 8], "a blank goes before one that is there");
 }
