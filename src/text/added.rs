@@ -86,12 +86,9 @@ impl AddedTokens {
         let mut extras = Vec::new();
         let own = config.keys().filter(|key| key.ends_with("_token") && !NAMED.contains(&key.as_str()));
         for key in NAMED.into_iter().chain(own.map(String::as_str)) {
-            match config.get(key) {
-                Some(value @ (Value::String(_) | Value::Object(_))) => {
-                    named.push((key.to_owned(), parse(value, true)?));
-                }
-                // `add_bos_token: true` ends in `_token` and is no token.
-                _ => {}
+            // `add_bos_token: true` ends in `_token` and is no token.
+            if let Some(value @ (Value::String(_) | Value::Object(_))) = config.get(key) {
+                named.push((key.to_owned(), parse(value, true)?));
             }
         }
         match extra {

@@ -1,5 +1,8 @@
 //! Tokenizers, chat templates and prompt formats against transformers 5.23 and ruprompts 0.1.4 (`tests/fixtures/golden`).
 
+// Helpers of tests may unwrap as tests do; clippy's own exception knows `#[test]` functions only.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

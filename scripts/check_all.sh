@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Everything slower than .ci/run: run it before calling something done. Each part says what it skips and why.
+#   scripts/check_all.sh [part ...]     parts: fast release fuzz demo docker
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(fast release fuzz demo docker)
+step() { printf '\n== %s\n' "$*"; }
+
+fast() { .ci/run; }
+
+release() {
+    step "the tests, optimised"
+    cargo test --workspace --locked --release
+}
+
+fuzz() {
+    step "a long run of the property tests"
+    PROPTEST_CASES=20000 cargo test --workspace --locked --release --lib -- scheduler stop stream
+}
+
+demo() {
+    step "the demonstration"
+    scripts/demo.sh
+}
+
+docker() {
+    if ! command -v dockerd >/dev/null; then
+        step "docker: skipped, there is no dockerd"
+        return
+    fi
+    step "the container, built and run"
+    scripts/docker_check.sh
+}
+
+for part in "${parts[@]}"; do "$part"; done
+step "all done: ${parts[*]}"
