@@ -1,8 +1,7 @@
 //! From a `[[bases]]` table to a running engine.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
@@ -12,6 +11,7 @@ use crate::adapter::{GenerationDefaults, Projection, SiteMap, TokenCounter};
 use crate::config::{BaseConfig, DeviceMemory, DeviceName, DtypeName, SchedulerConfig};
 use crate::engine::{Engine, EngineOptions};
 use crate::http::{Base, BaseInfo};
+use crate::hub::{self, HubOptions, ModelFiles};
 use crate::model::BaseModel;
 use crate::model::load::{GgufFile, Precision, WeightFiles, load_folder, load_gguf};
 use crate::text::Tokenizer;
@@ -78,62 +78,45 @@ fn load(config: &BaseConfig) -> Result<Loaded> {
     };
     let mut aliases = config.aliases.clone();
     aliases.push(config.source.clone());
-    if let Some(folder) = config.source.strip_prefix("dummy://") {
-        return from_folder(&config.name, aliases, Path::new(folder), Some(WeightFiles::Dummy), precision);
-    }
-    if let Some((scheme, _)) = config.source.split_once("://") {
-        bail!("{scheme}:// sources are not built in; download the folder and name it");
-    }
-    let path = Path::new(&config.source);
-    if path.extension().is_some_and(|extension| extension == "gguf") {
-        let model = load_gguf(&config.name, aliases, path, precision)?;
-        let tokenizer = Tokenizer::from_gguf(&GgufFile::open(path)?.content.metadata)?;
-        let eos = tokenizer.eos().and_then(|eos| tokenizer.id(eos));
-        return Ok(Loaded { model, tokenizer, generation: generation_config::ending_with(eos) });
-    }
-    from_folder(&config.name, aliases, path, None, precision)
-}
-
-fn from_folder(
-    name: &str,
-    aliases: Vec<String>,
-    folder: &Path,
-    weights: Option<WeightFiles>,
-    precision: Precision,
-) -> Result<Loaded> {
-    let config = folder.join("config.json");
-    if !config.is_file() {
-        bail!(
-            "{} has no config.json. A base is a folder as Hugging Face lays it out, or a .gguf file; \
-             get one there, or name another with --set bases.0.source=FOLDER",
-            folder.display()
-        );
-    }
-    let bytes = matches!(weights, Some(WeightFiles::Dummy)) && !folder.join("tokenizer.json").is_file();
+    let mut report = Report::new();
+    let files = hub::resolve(&config.source, &HubOptions::from_env(), &mut |progress| report.tell(progress))?;
+    let ModelFiles { folder, config: json, weights } = files;
     let weights = match weights {
-        Some(weights) => weights,
-        None => weight_files(folder)?,
+        hub::Weights::Safetensors(shards) => WeightFiles::Safetensors(shards),
+        hub::Weights::Pickle(file) => WeightFiles::Pickle(file),
+        hub::Weights::Dummy => WeightFiles::Dummy,
+        hub::Weights::Gguf(file) => {
+            let model = load_gguf(&config.name, aliases, &file, precision)?;
+            let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&file)?.content.metadata)?;
+            let eos = tokenizer.eos().and_then(|eos| tokenizer.id(eos));
+            return Ok(Loaded { model, tokenizer, generation: generation_config::ending_with(eos) });
+        }
     };
-    let tokenizer = if bytes { Tokenizer::bytes() } else { Tokenizer::from_folder(folder)? };
-    let model = load_folder(name, aliases, &config, &weights, precision)?;
-    Ok(Loaded { model, tokenizer, generation: generation_config::read(folder) })
+    let json = json.unwrap_or_else(|| folder.join("config.json"));
+    let bytes = matches!(weights, WeightFiles::Dummy) && !folder.join("tokenizer.json").is_file();
+    let tokenizer = if bytes { Tokenizer::bytes() } else { Tokenizer::from_folder(&folder)? };
+    let model = load_folder(&config.name, aliases, &json, &weights, precision)?;
+    Ok(Loaded { model, tokenizer, generation: generation_config::read(&folder) })
 }
 
-fn weight_files(folder: &Path) -> Result<WeightFiles> {
-    let mut shards = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path: PathBuf = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("model") && name.ends_with(".safetensors") {
-            shards.push(path);
-        }
+/// Tells the log of a download, now and then.
+struct Report {
+    next: Instant,
+}
+
+impl Report {
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    fn new() -> Self {
+        Self { next: Instant::now() + Self::PAUSE }
     }
-    shards.sort();
-    let pickle = folder.join("pytorch_model.bin");
-    match shards.is_empty() {
-        false => Ok(WeightFiles::Safetensors(shards)),
-        true if pickle.is_file() => Ok(WeightFiles::Pickle(pickle)),
-        true => bail!("{} holds no weights: neither model*.safetensors nor pytorch_model.bin", folder.display()),
+
+    fn tell(&mut self, progress: hub::Progress<'_>) {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + Self::PAUSE;
+            let (done, total) = (progress.done >> 20, progress.total >> 20);
+            tracing::info!(file = progress.file, "downloading: {done} of {total} MiB");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{ApiError, Code};
 
@@ -36,21 +36,26 @@ pub fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Reads JSON, with the path to what is wrong.
+/// Reads a JSON object, with the path to what is wrong.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let malformed = |error| ApiError::new(Code::Malformed, format!("the body is not valid JSON: {error}"));
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        parse_error(&path, error.inner())
+        // What does not fit the type may come before what is not even JSON.
+        match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Err(error) => malformed(error),
+            Ok(_) => misfit(&error.path().to_string(), error.inner()),
+        }
     })?;
-    deserializer.end().map_err(|error| parse_error(".", &error))?;
+    deserializer.end().map_err(malformed)?;
+    // serde reads a list as the fields of a struct in their order: nobody means that.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::new(Code::Validation, "the body must be a JSON object"));
+    }
     Ok(value)
 }
 
-fn parse_error(path: &str, error: &serde_json::Error) -> ApiError {
-    if !error.is_data() {
-        return ApiError::new(Code::Malformed, format!("the body is not valid JSON: {error}"));
-    }
+fn misfit(path: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
     // serde says it of the struct; the client is told the field.
@@ -112,8 +117,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_no_object() {
+        assert_eq!(parse::<Outer>(b"[null, \"a\"]").unwrap_err().code, Code::Validation);
+    }
+
+    #[test]
     fn what_is_not_json_is_malformed() {
-        for body in ["", "{", "{\"needed\": \"\"} trailing", "nonsense", "{\"needed\": \"\u{1}\"}"] {
+        for body in
+            ["", "{", "[1,", "{\"extra\": ", "{\"needed\": \"\"} trailing", "nonsense", "{\"needed\": \"\u{1}\"}"]
+        {
             assert_eq!(parse::<Outer>(body.as_bytes()).unwrap_err().code, Code::Malformed, "{body}");
         }
     }

@@ -12,5 +12,6 @@ mod golden;
 mod http;
 mod hub;
 mod isolation;
+mod memory;
 mod registry;
 mod text;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::adapter::{Metadata, Package};
 use crate::http::{ApiError, AppState, Code};
+use crate::hub::{self, HubError, HubOptions};
 
 use super::upload::{Files, is_archive, package};
 
@@ -18,16 +19,23 @@ pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Packa
             package(read_path(&path, max_bytes)?, metadata, max_bytes)
         }
         Some(("hf" | "s3", _)) if !allowed.iter().any(|root| under(source, root)) => Err(not_allowed(source)),
-        Some((scheme @ ("hf" | "s3"), _)) => {
-            let message = format!(
-                "this build cannot fetch {scheme}:// sources; download the folder and upload it, or put it under a file:// root"
-            );
-            Err(ApiError::new(Code::AdapterUnsupported, message).at("source"))
+        Some(("hf" | "s3", _)) => {
+            let folder = hub::resolve_adapter(source, &HubOptions::from_env(), &mut |_| {}).map_err(unreachable)?;
+            package(read_path(&folder, max_bytes)?, metadata, max_bytes)
         }
         _ => Err(ApiError::validation(
             "source",
             format!("source must begin with file://, hf:// or s3://, given {source:?}"),
         )),
+    }
+}
+
+/// What the client can do something about is told; the rest is for the log.
+fn unreachable(error: HubError) -> ApiError {
+    match error {
+        HubError::Io { .. } => ApiError::internal(error),
+        HubError::Lacks { what, .. } => ApiError::validation("source", format!("the source has no {what}")),
+        error => ApiError::validation("source", error.to_string()),
     }
 }
 

@@ -84,7 +84,7 @@ pub enum Holds {
 
 pub struct Server {
     pub state: AppState,
-    pub store: TempDir,
+    _store: TempDir,
     router: Router,
     key: Option<String>,
 }
@@ -123,13 +123,13 @@ impl Server {
         let registry = Arc::new(AdapterRegistry::open(options, sites).unwrap());
         let keys = Keys::load(&config.auth).unwrap();
         let state = AppState::new(config, bases, registry, keys, telemetry::metrics());
-        Self { router: router(state.clone()), state, store, key: None }
+        Self { router: router(state.clone()), state, _store: store, key: None }
     }
 
     /// The same server, asked with a key.
     pub fn with_key(&self, key: &str) -> Self {
-        let store = tempfile::tempdir().unwrap();
-        Self { router: self.router.clone(), state: self.state.clone(), store, key: Some(key.to_owned()) }
+        let _store = tempfile::tempdir().unwrap();
+        Self { router: self.router.clone(), state: self.state.clone(), _store, key: Some(key.to_owned()) }
     }
 
     /// The head of an answer, its body not yet read.

@@ -1,0 +1,146 @@
+//! What a hundred adapters cost a real server process: at most 1.2 times their bytes.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::adapter_bases::Made;
+
+const ADAPTERS: usize = 100;
+const HIDDEN: usize = 256;
+const LAYERS: usize = 4;
+const RANK: usize = 32;
+
+/// A server process; killed when dropped.
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    fn start(folder: &Path) -> Self {
+        let base = folder.join("base");
+        std::fs::create_dir_all(&base).unwrap();
+        let config = json!({
+            "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": 512, "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 260, "max_position_embeddings": 128,
+            "tie_word_embeddings": true
+        });
+        std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+        let file = format!(
+            "[[bases]]\nname = \"dummy\"\nsource = \"dummy://{}\"\n[adapters]\nstore = \"{}\"\n[database]\nurl = \"sqlite://{}\"\n",
+            base.display(),
+            folder.join("store").display(),
+            folder.join("data/r.db").display(),
+        );
+        let path = folder.join("config.toml");
+        std::fs::write(&path, file).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_repertoire"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
+            .arg(&path)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // What it says is only of interest if it does not start.
+        let stderr = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).collect::<Vec<_>>());
+        let mut process = Self { child, url: format!("http://127.0.0.1:{port}") };
+        let started = Instant::now();
+        while ureq::get(format!("{}/ready", process.url)).call().is_err() {
+            if started.elapsed() > Duration::from_secs(60) || process.child.try_wait().unwrap().is_some() {
+                let _ = process.child.kill();
+                panic!("the server did not start:\n{}", log.join().unwrap().join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        process
+    }
+
+    fn generate(&self, adapter: Option<&str>) {
+        let body = json!({"adapter_id": adapter, "input": "a short prompt", "parameters": {"max_new_tokens": 2}});
+        let answer =
+            ureq::post(format!("{}/v1/generate", self.url)).send_json(body).unwrap().body_mut().read_json::<Value>();
+        assert_eq!(answer.unwrap()["outputs"].as_array().unwrap().len(), 1);
+    }
+
+    fn push(&self, id: &str, files: &[(&str, Vec<u8>)]) {
+        let mut body = format!("--cut\r\ncontent-disposition: form-data; name=\"id\"\r\n\r\n{id}\r\n").into_bytes();
+        for (name, content) in files {
+            let head = format!("--cut\r\ncontent-disposition: form-data; name=\"files\"; filename=\"{name}\"\r\n\r\n");
+            body.extend([head.as_bytes(), content, b"\r\n"].concat());
+        }
+        body.extend(b"--cut--\r\n");
+        let answer = ureq::post(format!("{}/v1/adapters", self.url))
+            .header("content-type", "multipart/form-data; boundary=cut")
+            .send(&body[..])
+            .unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+
+    /// Resident memory of the process, bytes.
+    fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+/// A LoRA on all linear layers; `seed` makes it one of a kind.
+fn adapter(seed: usize) -> [(&'static str, Vec<u8>); 2] {
+    const SITES: [(&str, usize, usize); 4] = [
+        ("self_attn.q_proj", HIDDEN, HIDDEN),
+        ("self_attn.v_proj", HIDDEN, HIDDEN),
+        ("mlp.up_proj", HIDDEN, 512),
+        ("mlp.down_proj", 512, HIDDEN),
+    ];
+    let mut made = Made::new(json!({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]
+    }));
+    for layer in 0..LAYERS {
+        for (site, inputs, outputs) in SITES {
+            let module = format!("base_model.model.model.layers.{layer}.{site}");
+            let numbers: Vec<f32> = (0..RANK * inputs).map(|i| ((i + seed) % 97) as f32 / 9700.0).collect();
+            made = made
+                .with_numbers(&format!("{module}.lora_A.weight"), &[RANK, inputs], &numbers)
+                .with(&format!("{module}.lora_B.weight"), &[outputs, RANK]);
+        }
+    }
+    [("adapter_config.json", made.config.to_string().into_bytes()), ("adapter_model.safetensors", made.weights())]
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hundred_adapters_cost_at_most_a_fifth_more_than_their_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Process::start(folder.path());
+    // One adapter first, so that what any use of the server costs once is not counted.
+    server.push("first", &adapter(1_000));
+    server.generate(Some("first"));
+    server.generate(None);
+    let before = server.resident();
+
+    let mut bytes = 0;
+    for i in 0..ADAPTERS {
+        let files = adapter(i);
+        bytes += files.iter().map(|(_, content)| content.len() as u64).sum::<u64>();
+        server.push(&format!("adapter-{i}"), &files);
+        server.generate(Some(&format!("adapter-{i}")));
+    }
+    let more = server.resident().saturating_sub(before);
+    eprintln!("{ADAPTERS} adapters of {bytes} bytes cost {more} bytes, {:.3} times", more as f64 / bytes as f64);
+    assert!(more > bytes / 2, "they are held: {more} of {bytes} bytes");
+    assert!(more as f64 <= 1.2 * bytes as f64, "{more} bytes more for {bytes} bytes of adapters");
+}
