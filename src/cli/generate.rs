@@ -1,5 +1,6 @@
 //! `repertoire generate`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Context, Result};
@@ -62,17 +63,23 @@ fn is_about_beams(error: &anyhow::Error) -> bool {
 
 fn stream(body: impl std::io::Read) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let mut sequence = Value::from(0);
+    // Several sequences come interleaved: the first is shown as it comes, the others after it.
+    let mut others: BTreeMap<u64, String> = BTreeMap::new();
     events::read(body, |event| {
-        // Several sequences come interleaved; a line for each piece keeps them apart.
-        if event["sequence"] != sequence {
-            sequence = event["sequence"].clone();
-            write!(out, "\n[{sequence}] ")?;
+        let text = event["text"].as_str().unwrap_or_default();
+        match event["sequence"].as_u64().unwrap_or_default() {
+            0 => {
+                out.write_all(text.as_bytes())?;
+                out.flush()?;
+            }
+            other => others.entry(other).or_default().push_str(text),
         }
-        out.write_all(event["text"].as_str().unwrap_or_default().as_bytes())?;
-        Ok(out.flush()?)
+        Ok(())
     })?;
     writeln!(out)?;
+    for text in others.values() {
+        writeln!(out, "{text}")?;
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Who asks, and what that key may do and see.
 
 mod keys;
+mod local;
 
 use std::net::IpAddr;
 
@@ -61,6 +62,9 @@ impl FromRequestParts<AppState> for Caller {
 
     async fn from_request_parts(parts: &mut request::Parts, state: &AppState) -> Result<Self, ApiError> {
         if state.keys.is_empty() {
+            if !state.config.auth.anonymous {
+                local::check(&parts.headers)?;
+            }
             return Ok(Self::anonymous());
         }
         let unauthorized = |message: &str| ApiError::new(Code::Unauthorized, message);
@@ -72,6 +76,7 @@ impl FromRequestParts<AppState> for Caller {
             return Err(unauthorized("the authorization header must be Bearer <key>"));
         }
         let key = state.keys.find(key.trim()).ok_or_else(|| unauthorized("this key is not known"))?;
+        tracing::Span::current().record("key", &*key.name);
         Ok(Self(Some(key.clone())))
     }
 }

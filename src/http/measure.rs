@@ -84,6 +84,14 @@ pub fn engines(state: &AppState) {
     }
 }
 
+/// What the registry holds now; read when metrics are asked for.
+pub fn adapters(state: &AppState) {
+    let stats = state.registry.stats();
+    metrics::gauge!("repertoire_adapters").set(stats.names as f64);
+    metrics::gauge!("repertoire_adapters_resident").set(stats.resident as f64);
+    metrics::gauge!("repertoire_adapters_resident_bytes").set(stats.resident_bytes as f64);
+}
+
 /// Says what the metrics mean, once.
 pub fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
@@ -98,6 +106,9 @@ pub fn describe() {
         Unit::Seconds,
         "Time until the first token of a streamed answer"
     );
+    describe_gauge!("repertoire_adapters", "Names of adapters");
+    describe_gauge!("repertoire_adapters_resident", "Adapter versions in memory");
+    describe_gauge!("repertoire_adapters_resident_bytes", Unit::Bytes, "Memory that adapter versions take");
     describe_gauge!("repertoire_engine_running", "Sequences running");
     describe_gauge!("repertoire_engine_waiting", "Requests waiting");
     describe_gauge!("repertoire_engine_free_blocks", "Free blocks of keys and values");

@@ -29,5 +29,6 @@ async fn metrics(caller: Caller, State(state): State<AppState>) -> Result<Respon
         return Err(ApiError::new(Code::Forbidden, "metrics name all adapters, and this key does not see them all"));
     }
     measure::engines(&state);
+    measure::adapters(&state);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response())
 }

@@ -29,7 +29,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
         _ => "other",
     }
     .to_owned();
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
+    let key = tracing::field::Empty;
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route, key);
 
     let mut response = async {
         let response = next.run(request).await;

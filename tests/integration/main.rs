@@ -7,6 +7,7 @@ mod adapter_read;
 mod adapter_refusals;
 mod architecture;
 mod churn;
+mod cli;
 mod config;
 mod golden;
 mod http;

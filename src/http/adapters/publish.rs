@@ -121,10 +121,7 @@ async fn publish_adapter(
     let published = state
         .blocking(move |state| {
             let condition = conditions::condition(&headers, &name, &state.registry)?;
-            let package = wanted.into_package(state)?;
-            let published = state.registry.publish(&name, package, condition)?;
-            tracing::info!(adapter = %name, version = published.info.version, digest = %published.info.digest, by = caller.name(), "published");
-            Ok(published)
+            Ok(state.registry.publish(&name, wanted.into_package(state)?, condition)?)
         })
         .await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };

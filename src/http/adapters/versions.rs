@@ -67,12 +67,8 @@ async fn rollback_adapter(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Write)?;
     let name = name(&caller, &id)?;
-    let info = state.blocking(move |state| {
-        let info = state.registry.rollback(&name, version)?;
-        tracing::info!(adapter = %name, version, by = caller.name(), "rolled back");
-        Ok(info)
-    });
-    Ok(tagged(StatusCode::OK, info.await?))
+    let info = state.blocking(move |state| Ok(state.registry.rollback(&name, version)?)).await?;
+    Ok(tagged(StatusCode::OK, info))
 }
 
 /// Download a stored file of an adapter, in PEFT's layout.

@@ -58,11 +58,15 @@ type Tagged = Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>;
 
 /// The frames of a generation. Dropping the stream cancels what still runs.
 pub fn frames(generation: Generation) -> impl Stream<Item = Frame> + Send {
-    let Generation { target, inputs, sequences } = generation;
+    let Generation { target, inputs, sequences, max_new_tokens } = generation;
     let before = inputs.iter().map(|input| input.before.clone()).collect();
     let merged: SelectAll<Tagged> =
         stream::select_all(inputs.into_iter().enumerate().map(|(index, input)| tag(index, input)));
-    let state = (merged, Framer::new(before, sequences), Some(Measure { target, since: Instant::now(), first: true }));
+    let state = (
+        merged,
+        Framer::new(before, sequences, max_new_tokens),
+        Some(Measure { target, since: Instant::now(), first: true }),
+    );
     stream::unfold(state, |(mut merged, mut framer, mut measure)| async move {
         loop {
             if let Some(frame) = framer.ready.pop_front() {
@@ -108,12 +112,23 @@ impl Measure {
     }
 }
 
+/// How far a sequence is told.
+#[derive(Clone, Default)]
+struct Sent {
+    tokens: usize,
+    begun: bool,
+    /// Text of the token that waits for the end.
+    tail: String,
+}
+
 /// Orders events into frames: prompt text first, end and usage in the last event. No clocks, no channels.
 struct Framer {
     /// Text that goes before the first event of each sequence, per input.
     before: Vec<String>,
-    /// Tokens sent and whether anything was, per input and sequence.
-    sent: Vec<Vec<(usize, bool)>>,
+    /// Per input and sequence.
+    sent: Vec<Vec<Sent>>,
+    /// The token that makes an answer full is told with its end.
+    max_new_tokens: usize,
     finished: Vec<usize>,
     /// The last event of an input waits for the usage that follows it.
     held: Vec<Option<StreamEvent>>,
@@ -124,11 +139,12 @@ struct Framer {
 }
 
 impl Framer {
-    fn new(before: Vec<String>, sequences: usize) -> Self {
+    fn new(before: Vec<String>, sequences: usize, max_new_tokens: usize) -> Self {
         let inputs = before.len();
         Self {
             before,
-            sent: vec![vec![(0, false); sequences]; inputs],
+            sent: vec![vec![Sent::default(); sequences]; inputs],
+            max_new_tokens,
             finished: vec![0; inputs],
             held: vec![None; inputs],
             running: inputs,
@@ -140,20 +156,23 @@ impl Framer {
 
     fn take(&mut self, input: usize, event: Event) {
         match event {
-            Event::Token { sequence, token, text } => {
-                let event = self.event(input, sequence, Some(token), text);
-                self.ready.push_back(Frame::Event(event));
-            }
+            Event::Token { sequence, token, text } => match self.sent[input].get_mut(sequence) {
+                Some(sent) if sent.tokens + 1 == self.max_new_tokens => sent.tail = text,
+                _ => {
+                    let event = self.event(input, sequence, Some(token), text);
+                    self.ready.push_back(Frame::Event(event));
+                }
+            },
             Event::Finished { sequence, reason, mut tokens, rest, .. } => {
-                // The engine may tell the last tokens only here.
-                let sent = self.sent[input].get(sequence).map_or(0, |sent| sent.0);
+                let sent = self.sent[input].get_mut(sequence).map(|sent| (sent.tokens, std::mem::take(&mut sent.tail)));
+                let (sent, tail) = sent.unwrap_or_default();
                 let mut unsent = tokens.drain(sent.min(tokens.len())..).collect::<VecDeque<_>>();
                 let last = unsent.pop_back();
                 for token in unsent {
                     let event = self.event(input, sequence, Some(token), String::new());
                     self.ready.push_back(Frame::Event(event));
                 }
-                let mut event = self.event(input, sequence, last, rest);
+                let mut event = self.event(input, sequence, last, tail + &rest);
                 event.finish_reason = Some(reason);
                 self.finished[input] += 1;
                 if self.finished[input] < self.sent[input].len() {
@@ -169,9 +188,9 @@ impl Framer {
     }
 
     fn event(&mut self, input: usize, sequence: usize, token: Option<Token>, mut text: String) -> StreamEvent {
-        if let Some((sent, begun)) = self.sent[input].get_mut(sequence) {
-            *sent += usize::from(token.is_some());
-            if !std::mem::replace(begun, true) {
+        if let Some(sent) = self.sent[input].get_mut(sequence) {
+            sent.tokens += usize::from(token.is_some());
+            if !std::mem::replace(&mut sent.begun, true) {
                 text.insert_str(0, &self.before[input]);
             }
         }
@@ -215,7 +234,7 @@ mod tests {
     }
 
     fn run(before: &[&str], sequences: usize, events: Vec<(usize, Event)>) -> Vec<Frame> {
-        let mut framer = Framer::new(before.iter().map(|text| text.to_string()).collect(), sequences);
+        let mut framer = Framer::new(before.iter().map(|text| text.to_string()).collect(), sequences, 4);
         events.into_iter().for_each(|(input, event)| framer.take(input, event));
         framer.ready.into()
     }
@@ -233,6 +252,17 @@ mod tests {
         (last.finish_reason, last.usage) = (Some(FinishReason::Length), Some(USAGE));
         let expected = [event(0, 0, Some(1), "pa"), event(0, 0, Some(2), ""), last].map(Frame::Event);
         assert_eq!(run(&["p"], 1, events), [&expected[..], &[Frame::Done]].concat());
+    }
+
+    #[test]
+    fn the_token_that_makes_an_answer_full_is_told_with_its_end() {
+        let token_event = |id: u32, text: &str| (0, Event::Token { sequence: 0, token: token(id), text: text.into() });
+        let mut events: Vec<_> = [1, 2, 3, 4].map(|id| token_event(id, &"abcd"[id as usize - 1..id as usize])).into();
+        events.extend([(0, finished(0, &[1, 2, 3, 4], "e")), (0, Event::Done(USAGE))]);
+        let frames = run(&[""], 1, events);
+        let mut last = event(0, 0, Some(4), "de");
+        (last.finish_reason, last.usage) = (Some(FinishReason::Length), Some(USAGE));
+        assert_eq!(frames[2..], [Frame::Event(event(0, 0, Some(3), "c")), Frame::Event(last), Frame::Done]);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Generation {
     pub inputs: Vec<RunningInput>,
     /// Sequences of each input.
     pub sequences: usize,
+    /// The longest that each may become.
+    pub max_new_tokens: usize,
 }
 
 /// One input on its way through the engine.
@@ -61,7 +63,7 @@ impl Generation {
         let scheduling = call.scheduling;
         let caller = caller.clone();
         let (target, settled, prompts) = state.blocking(move |state| prepare(state, &caller, &call)).await?;
-        let sequences = settled.parameters.num_return_sequences;
+        let (sequences, max_new_tokens) = (settled.parameters.num_return_sequences, settled.parameters.max_new_tokens);
         let mut inputs = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let request = Request {
@@ -75,7 +77,7 @@ impl Generation {
             // A refusal half way drops, and so cancels, the inputs queued before.
             inputs.push(RunningInput { events: target.base.engine.submit(request)?, before });
         }
-        Ok(Self { target, inputs, sequences })
+        Ok(Self { target, inputs, sequences, max_new_tokens })
     }
 
     /// Waits for all answers.

@@ -37,9 +37,8 @@ impl Target {
         let tokenizer = self.base.tokenizer();
         let vocab = self.base.sites().vocab as u32;
         let format = self.lease().and_then(|lease| lease.prompt_format.as_deref());
-        let virtual_tokens = self.lease().and_then(|lease| lease.virtual_tokens.as_ref());
 
-        let (mut tokens, mut text) = match (prompt, format) {
+        let (mut tokens, mut text, placed) = match (prompt, format) {
             (Prompt::Messages(_), Some(_)) => {
                 let message = "messages cannot be given to an adapter with a prompt format; give input";
                 return Err(ApiError::validation("messages", message));
@@ -53,9 +52,9 @@ impl Target {
                 }
                 let tokens = tokenizer.chat_prompt(messages)?;
                 let text = tokenizer.decode(&tokens);
-                (tokens, text)
+                (tokens, text, 0)
             }
-            (Prompt::Input(Input::Text(text)), None) => (tokenizer.encode(text, true)?, text.clone()),
+            (Prompt::Input(Input::Text(text)), None) => (tokenizer.encode(text, true)?, text.clone(), 0),
             (Prompt::Input(Input::Fields(fields)), None) => {
                 let names: Vec<&str> = fields.keys().map(String::as_str).collect();
                 let message = format!(
@@ -67,13 +66,15 @@ impl Target {
             (Prompt::Input(input), Some(format)) => {
                 let pieces = PromptFormat::parse(format).map_err(ApiError::internal)?.fill(input)?;
                 let text = pieces.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "" }).collect();
-                (tokenizer.encode_with_virtual_tokens(&pieces, vocab)?, text)
+                let placed = pieces.iter().filter(|piece| **piece == Piece::Virtual).count();
+                (tokenizer.encode_with_virtual_tokens(&pieces, vocab)?, text, placed)
             }
         };
 
-        // Ids past the vocabulary mean virtual tokens to the engine: only the adapter's own may get there.
-        let own = vocab + virtual_tokens.map_or(0, |virtual_tokens| virtual_tokens.count() as u32);
-        if let Some(&stray) = tokens.iter().find(|&&id| id >= own || (id >= vocab && format.is_none())) {
+        // Ids past the vocabulary mean virtual tokens to the engine: only the format's own may get there.
+        let mut past = tokens.iter().copied().filter(|&id| id >= vocab);
+        if let Some(stray) = past.by_ref().enumerate().find(|&(n, id)| n >= placed || id != vocab + n as u32) {
+            let stray = stray.1;
             let token = tokenizer.token_text(stray);
             let message = format!(
                 "the text holds the token {token:?} (id {stray}), which the base, with a vocabulary of {vocab}, cannot read"
