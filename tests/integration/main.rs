@@ -1,4 +1,3 @@
-mod hub;
 //! All integration tests in one binary: each would link candle again.
 
 mod adapter_bases;
@@ -6,6 +5,7 @@ mod adapter_read;
 mod architecture;
 mod config;
 mod golden;
+mod hub;
 mod isolation;
 mod registry;
 mod text;
