@@ -40,8 +40,9 @@ python3 scripts/fetch_models.py
 step "start the server"
 [ -n "$port" ] || port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
+binary=${CARGO_TARGET_DIR:-target}/release/repertoire
 log=$(mktemp "${TMPDIR:-/tmp}/repertoire-demo.XXXXXX")
-nohup "${CARGO_TARGET_DIR:-target}/release/repertoire" serve --config scripts/demo/config.toml --listen "127.0.0.1:$port" >"$log" 2>&1 </dev/null &
+nohup "$binary" serve --config scripts/demo/config.toml --listen "127.0.0.1:$port" >"$log" 2>&1 </dev/null &
 server=$!
 stop() { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
 trap stop EXIT
@@ -52,11 +53,20 @@ python3 scripts/demo/show.py --url "$url" --wait "$server" || {
     fail "the demonstration did not finish; the lines above say why"
 }
 
+step "go on"
 if [ -n "$keep" ]; then
     trap - EXIT
-    printf '\nThe server runs on %s; its log is %s. Stop it with: kill %s\n' "$url" "$log" "$server"
+    printf 'The server runs on %s; its log is %s. Stop it with: kill %s\n' "$url" "$log" "$server"
 else
     rm -f "$log"
-    printf '\nThe server is being stopped. To keep it: %s --keep, or start it yourself:\n' scripts/demo.sh
-    printf '  target/release/repertoire serve --config scripts/demo/config.toml\n'
+    url=http://127.0.0.1:8080
+    printf 'The server was stopped. Start it again, and ask from another shell:\n  %s serve --config scripts/demo/config.toml\n' "$binary"
 fi
+cat <<END
+  curl $url/v1/adapters
+  curl -N $url/v1/generate -H 'content-type: application/json' \\
+    -d '{"adapter_id": "detox", "input": "what a stupid idea", "stream": true}'
+  curl $url/v1/classify -H 'content-type: application/json' \\
+    -d '{"adapter_id": "toxicity", "input": ["you are great", "you are an idiot"]}'
+  $binary push my-adapter PATH_TO_A_PEFT_FOLDER --url $url
+END

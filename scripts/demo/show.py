@@ -27,14 +27,17 @@ def paint(text, code):
 
 
 def fail(message):
-    sys.exit("demo: " + message)
+    """Ends the program, from any thread: other threads may wait for answers that never come."""
+    sys.stdout.flush()
+    print("demo: " + message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def call(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
     try:
-        with LOOPBACK.open(request, timeout=300) as answer:
+        with LOOPBACK.open(request, timeout=600) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         fail("%s answered %d: %s" % (url, error.code, error.read().decode(errors="replace")))
@@ -59,7 +62,7 @@ def wait_until_ready(url, pid, seconds=180):
         try:
             with LOOPBACK.open(url + "/ready", timeout=5) as answer:
                 if answer.status == 200:
-                    print("\rready after %.1f s" % (time.time() - started))
+                    print(("\r\033[K" if COLOUR else "") + "ready after %.1f s" % (time.time() - started))
                     return
         except OSError:
             pass
@@ -81,6 +84,16 @@ def ask(url, case, about):
     with_adapter = call(url + "/v1/generate", {"adapter_id": case["id"], "input": case["input"]})
     base = call(url + "/v1/generate", {"base": about["base"], "input": prompt, "parameters": about.get("generation", {})})
     return base["outputs"][0]["text"].strip() or "(nothing: it ends at once)", with_adapter["outputs"][0]["text"].strip()
+
+
+def wait_for(everything, wanted):
+    """Until the wanted answers are there; says meanwhile how many of all have come."""
+    while not all(one.done() for one in wanted):
+        if COLOUR:
+            print("\r%d of %d questions answered " % (sum(one.done() for one in everything), len(everything)), end="", flush=True)
+        time.sleep(0.2)
+    if COLOUR:
+        print("\r\033[K", end="")
 
 
 def wrap(text, width, most=5):
@@ -118,26 +131,21 @@ def main():
     names = list(dict.fromkeys(case["id"] for case in cases))
     abouts = {name: json.loads((ADAPTERS / name / "repertoire.json").read_text(encoding="utf8")) for name in names}
     started = time.time()
-    with ThreadPoolExecutor(len(cases)) as pool:
-        answers = list(pool.map(lambda case: ask(url, case, abouts[case["id"]]), cases))
-    took = time.time() - started
-
+    pool = ThreadPoolExecutor(len(cases))
+    answers = [pool.submit(ask, url, case, abouts[case["id"]]) for case in cases]
     width = max(20, (min(shutil.get_terminal_size((110, 24)).columns, 150) - 8) // 3)
     for name in names:
+        mine = [(case, answer) for case, answer in zip(cases, answers) if case["id"] == name]
+        wait_for(answers, [answer for _, answer in mine])
         print("\n" + title(call(url + "/v1/adapters/" + name), abouts[name]))
         for line in rows(["input", "the plain base", "with the adapter"], ["2", "2", "2"], width):
             print(line)
-        for case, answer in zip(cases, answers):
-            if case["id"] == name:
-                print("  " + paint("-" * (3 * width + 6), "2"))
-                for line in rows([case["input"], *answer], ["0", "2", "32"], width):
-                    print(line)
+        for case, answer in mine:
+            print("  " + paint("-" * (3 * width + 6), "2"))
+            for line in rows([case["input"], *answer.result()], ["0", "2", "32"], width):
+                print(line, flush=True)
+    took = time.time() - started
     print("\n%d questions, %d adapters of different kinds and the plain base, all asked at once: %.1f s" % (len(cases), len(names), took))
-    print("\nGo on:")
-    print("  curl %s/v1/adapters" % url)
-    print("  curl %s/v1/generate -H 'content-type: application/json' \\\n    -d '{\"adapter_id\": \"detox\", \"input\": \"what a stupid idea\", \"stream\": true}'" % url)
-    print("  curl %s/v1/classify -H 'content-type: application/json' \\\n    -d '{\"adapter_id\": \"toxicity\", \"input\": [\"you are great\", \"you are an idiot\"]}'" % url)
-    print("  target/release/repertoire push my-adapter PATH_TO_A_PEFT_FOLDER --url %s" % url)
 
 
 if __name__ == "__main__":
