@@ -165,7 +165,7 @@ fn pickles_build_a_tensor_and_nothing_else() {
 }
 
 /// Changes a few bytes, cuts, doubles or inserts.
-fn mutate(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
+pub fn mutate(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     for _ in 0..rng.random_range(1..6) {
         if bytes.is_empty() {
             return;

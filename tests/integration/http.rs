@@ -5,6 +5,8 @@ mod auth;
 mod classify;
 mod errors;
 mod generate;
+mod golden;
 mod harness;
+mod mutations;
 mod server;
 mod stream;

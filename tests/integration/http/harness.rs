@@ -112,6 +112,23 @@ impl Server {
             Holds::Slow => vec![scripted("slow", Duration::from_millis(20), false, &config)],
             Holds::Broken => vec![scripted("broken", Duration::ZERO, true, &config)],
         };
+        Self::with(bases, config, store)
+    }
+
+    /// A server over bases of the fixtures, by folder.
+    pub fn over(folders: &[&str]) -> Self {
+        let mut config = Config::default();
+        config.auth.anonymous = true;
+        let turn = Arc::default();
+        let load = |folder: &&str| {
+            let mut base = base_config(folder, folder);
+            base.device_memory = repertoire::config::DeviceMemory::Bytes(1 << 22);
+            app::load_base(&base, &config.scheduler, &turn).unwrap()
+        };
+        Self::with(folders.iter().map(load).collect(), config, tempfile::tempdir().unwrap())
+    }
+
+    fn with(bases: Vec<Base>, config: Config, store: TempDir) -> Self {
         let bases = Bases::new(bases);
         let options = RegistryOptions {
             store: store.path().to_owned(),
@@ -119,7 +136,8 @@ impl Server {
             keep_versions: config.adapters.keep_versions,
             limits: ReadLimits { max_rank: config.adapters.max_rank },
         };
-        let sites = bases.iter().map(|base| base.sites().clone()).collect();
+        let sites =
+            bases.iter().map(|base| app::sites_with_tokenizer(base.sites(), base.tokenizer().clone())).collect();
         let registry = Arc::new(AdapterRegistry::open(options, sites).unwrap());
         let keys = Keys::load(&config.auth).unwrap();
         let state = AppState::new(config, bases, registry, keys, telemetry::metrics());
