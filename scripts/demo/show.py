@@ -99,7 +99,7 @@ def wait_for(everything, wanted):
 def wrap(text, width, most=5):
     lines = []
     for line in text.split("\n"):
-        lines += textwrap.wrap(line, width) or ([""] if lines else [])
+        lines += textwrap.wrap(line, width)
     if len(lines) > most:
         lines = lines[:most - 1] + [lines[most - 1][:width - 4] + " ..."]
     return lines or [""]
