@@ -87,9 +87,9 @@ fn load(config: &BaseConfig) -> Result<Loaded> {
         hub::Weights::Dummy => WeightFiles::Dummy,
         hub::Weights::Gguf(file) => {
             let model = load_gguf(&config.name, aliases, &file, precision)?;
-            let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&file)?.content.metadata)?;
-            let eos = tokenizer.eos().and_then(|eos| tokenizer.id(eos));
-            return Ok(Loaded { model, tokenizer, generation: generation_config::ending_with(eos) });
+            let header = GgufFile::open(&file)?;
+            let tokenizer = Tokenizer::from_gguf(&header.content.metadata)?;
+            return Ok(Loaded { model, tokenizer, generation: generation_config::ending_with(header.ends_of_text()) });
         }
     };
     let json = json.unwrap_or_else(|| folder.join("config.json"));

@@ -25,9 +25,9 @@ pub fn read(folder: &Path) -> GenerationDefaults {
     defaults
 }
 
-/// For bases that bring no such file: the end of text alone.
-pub fn ending_with(eos: Option<u32>) -> GenerationDefaults {
-    GenerationDefaults { eos_token_id: eos.map(EosTokens::One), ..Default::default() }
+/// For bases that bring no such file: the ends of text alone.
+pub fn ending_with(ends: Vec<u32>) -> GenerationDefaults {
+    GenerationDefaults { eos_token_id: Some(EosTokens::Several(ends)), ..Default::default() }
 }
 
 fn object(file: &Path) -> Map<String, Value> {

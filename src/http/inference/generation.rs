@@ -155,8 +155,7 @@ pub fn check_deadline(scheduling: Scheduling) -> Result<(), ApiError> {
 /// 422 with all numbers when prompt and answer do not fit the base's context.
 pub fn check_context(target: &Target, prompt: &BuiltPrompt, new_tokens: usize, index: usize) -> Result<(), ApiError> {
     let sites = target.base.sites();
-    // An encoder's prefix takes no position of its own.
-    let prefix = target.lease().filter(|_| sites.causal).map_or(0, |lease| lease.prefix_len());
+    let prefix = target.lease().map_or(0, |lease| lease.prefix_len());
     let virtual_tokens = prefix + prompt.tokens.iter().filter(|&&id| id as usize >= sites.vocab).count();
     let text = prefix + prompt.tokens.len() - virtual_tokens;
     let total = (text + virtual_tokens).saturating_add(new_tokens);

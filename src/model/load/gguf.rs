@@ -91,6 +91,9 @@ impl GgufFile {
             "tie_word_embeddings": !self.content.tensor_infos.contains_key("output.weight"),
             "rope_parameters": rope,
         });
+        if let Some(pad) = self.special_token("padding") {
+            config["pad_token_id"] = json!(pad);
+        }
         if let Some(dim) = self.number("attention.key_length") {
             config["head_dim"] = json!(dim as u64);
         }
@@ -104,6 +107,18 @@ impl GgufFile {
             }
         }
         Ok(config)
+    }
+
+    /// The tokens that end a text: of the text itself, of a turn, of a message.
+    pub fn ends_of_text(&self) -> Vec<u32> {
+        let mut ends: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| self.special_token(name)).collect();
+        ends.dedup();
+        ends
+    }
+
+    fn special_token(&self, name: &str) -> Option<u32> {
+        let id = self.content.metadata.get(&format!("tokenizer.ggml.{name}_token_id"))?;
+        id.to_u64().ok().map(|id| id as u32)
     }
 
     fn read(&self, name: &str, device: &Device) -> Result<Tensor, LoadError> {

@@ -72,9 +72,9 @@ async fn check_scores(server: &Server, adapter: &Value, labels: &Value, case: &V
     }
 }
 
-/// Uploads every adapter of a base and asks it everything its golden file holds.
-async fn check(base: &str) {
-    let server = Server::over(&[base]);
+/// Uploads every adapter of a base and asks it everything its golden file holds; `source` is the base's folder or file.
+async fn check(base: &str, source: &str) {
+    let server = Server::over(&[source]);
     for entry in entries(base) {
         let adapter = &entry["adapter"];
         if let Some(name) = adapter.as_str() {
@@ -99,7 +99,12 @@ async fn check(base: &str) {
 async fn uploads_answer_over_http_as_in_peft(
     #[values("llama", "llama3", "mistral", "qwen2", "qwen3", "gpt2", "gpt2st", "bert", "bert-old")] base: &str,
 ) {
-    check(base).await;
+    check(base, base).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gguf_file_answers_over_http_as_the_folder_it_was_made_from() {
+    check("llama", "llama.gguf").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
