@@ -12,10 +12,10 @@ use ureq::{Agent, Body};
 #[derive(Clone, Debug, Args)]
 pub struct Server {
     /// The server's address
-    #[arg(long, env = "REPERTOIRE_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(long, global = true, env = "REPERTOIRE_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     url: String,
     /// The key, if the server asks for one
-    #[arg(long, env = "REPERTOIRE_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(long, global = true, env = "REPERTOIRE_KEY", hide_env_values = true, value_name = "KEY")]
     key: Option<String>,
 }
 

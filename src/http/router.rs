@@ -72,3 +72,27 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     ApiError::internal(format!("panic: {}", message.unwrap_or("of unknown cause"))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn panics() {
+        panic!("the secret cause")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_500_in_the_shape_of_errors_without_its_cause() {
+        let router: Router = Router::new().route("/", get(panics)).layer(CatchPanicLayer::custom(panicked));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+        let body: super::super::ErrorBody = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&*body.error.code, &*body.error.kind), ("internal", "server_error"));
+        assert!(!body.error.message.contains("secret"));
+    }
+}

@@ -143,7 +143,8 @@ fn a_signal_lets_a_running_answer_end_and_then_the_server() {
         .spawn()
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(100));
-    Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap();
+    let kill = format!("kill -TERM {}", server.process.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     let answer = asking.wait_with_output().unwrap();
     assert!(answer.status.success() && !answer.stdout.is_empty());
     assert!(server.process.wait().unwrap().success());

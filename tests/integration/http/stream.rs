@@ -82,7 +82,7 @@ async fn a_failure_in_a_stream_is_an_error_event_and_the_end() {
     let server = Server::start(Holds::Slow);
     let parameters = json!({"max_new_tokens": 200, "ignore_eos": true});
     let answer = server
-        .post("/v1/generate", json!({"input": "a", "stream": true, "timeout_ms": 200, "parameters": parameters}))
+        .post("/v1/generate", json!({"input": "a", "stream": true, "timeout_ms": 1000, "parameters": parameters}))
         .await;
     assert_eq!(answer.status, 200);
     let text = answer.text();
