@@ -1,7 +1,7 @@
 //! The heart: reads, holds, swaps and applies adapters. Knows *sites*, never models or requests.
 //!
 //! A [`Package`] (files and metadata as uploaded) is read into an [`Adapter`] (tensors against the
-//! [`SiteMap`] of its base). The [`registry`] names, versions and leases adapters.
+//! [`SiteMap`] of its base). The [`AdapterRegistry`] names, versions and leases adapters.
 
 pub mod apply;
 pub mod archive;

@@ -14,7 +14,7 @@ use super::LinearPatch;
 pub struct SiteWeights<'a> {
     /// [out, in].
     pub weight: &'a Tensor,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<&'a Tensor>,
 }
 
@@ -94,7 +94,7 @@ fn expand<W: Weight>(shrunk: &[f32], b: &[W], y: &mut [f32], lines: usize, rank:
     cpu::scale_add(y, &delta, scale);
 }
 
-/// One token's embedding [hidden], changed by an adapter's patch where there is one.
+/// One token's embedding `[hidden]`, changed by an adapter's patch where there is one.
 pub fn apply_embedding(
     token: usize,
     table: &Tensor,

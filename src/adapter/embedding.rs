@@ -12,7 +12,7 @@ pub struct EmbeddingPatch {
     pub weight: Option<Tensor>,
     /// `a` is stored transposed, [vocab, rank], so that a token is a row; `b` is [hidden, rank].
     pub low_rank: Option<LowRank>,
-    /// [hidden]: DoRA's `m / ‖E + scale·(BA)ᵀ‖`, the norm of each column over the vocabulary, computed once when the adapter is read.
+    /// `[hidden]`: DoRA's `m / ‖E + scale·(BA)ᵀ‖`, the norm of each column over the vocabulary, computed once when the adapter is read.
     pub output_scale: Option<Tensor>,
 }
 

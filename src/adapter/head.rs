@@ -18,7 +18,7 @@ pub enum ProblemType {
 pub struct Head {
     /// [labels, hidden].
     pub weight: Tensor,
-    /// [labels].
+    /// `[labels]`.
     pub bias: Option<Tensor>,
     pub labels: Vec<String>,
     pub problem: ProblemType,

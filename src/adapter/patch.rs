@@ -11,14 +11,14 @@ use candle_core::Tensor;
 pub struct LinearPatch {
     /// [out, in], in place of the base's weight.
     pub weight: Option<Tensor>,
-    /// [out], in place of the base's bias.
+    /// `[out]`, in place of the base's bias.
     pub bias: Option<Tensor>,
     pub low_rank: Option<LowRank>,
-    /// [out]: DoRA's `m / ‖W + scale·BA‖`, computed once when the adapter is read.
+    /// `[out]`: DoRA's `m / ‖W + scale·BA‖`, computed once when the adapter is read.
     pub output_scale: Option<Tensor>,
-    /// [in].
+    /// `[in]`.
     pub rescale_input: Option<Tensor>,
-    /// [out]; scales the bias too.
+    /// `[out]`; scales the bias too.
     pub rescale_output: Option<Tensor>,
 }
 

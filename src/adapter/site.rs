@@ -42,7 +42,7 @@ pub struct SiteEntry {
     pub conv1d: bool,
     /// [out, in], whatever the file had.
     pub weight: Tensor,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<Tensor>,
 }
 

@@ -62,7 +62,7 @@ impl BeamSearch {
         self.running.iter().map(|beam| beam.path.tokens())
     }
 
-    /// Takes one row of raw logits for each running beam ([vocab] each; at first one row, the prompt's) and goes on by one token.
+    /// Takes one row of raw logits for each running beam (`[vocab]` each; at first one row, the prompt's) and goes on by one token.
     ///
     /// `finished_by` says whether an answer, its newest token included, ends in a stop string. `None`: the search is
     /// over. At most `num_beams` beams go on; fewer where stop strings or bans leave fewer. Errors end the search.

@@ -38,7 +38,7 @@ impl Beams {
         self.next[branch]
     }
 
-    /// Takes a row of logits [vocab] for each running beam.
+    /// Takes a row of logits `[vocab]` for each running beam.
     pub fn step(&mut self, logits: &[&[f32]]) -> Result<Stepped, SamplerError> {
         let over = Stepped { parents: vec![], events: vec![] };
         let Some(mut search) = self.search.take() else { return Ok(over) };

@@ -35,8 +35,8 @@ pub struct Deadline {
 pub enum Answer {
     /// The scores of a head.
     Scores,
-    Samples(Samples),
-    Beams(Beams),
+    Samples(Box<Samples>),
+    Beams(Box<Beams>),
 }
 
 impl Group {

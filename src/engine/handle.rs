@@ -174,8 +174,10 @@ impl Engine {
             Work::Generate(parameters) => {
                 let seed = parameters.seed.unwrap_or_else(rand::random);
                 match parameters.num_beams {
-                    0 | 1 => Answer::Samples(Samples::new(parameters, &request.prompt, seed, &self.tokenizer)),
-                    _ => Answer::Beams(Beams::new(parameters, &request.prompt, seed, &self.tokenizer)),
+                    0 | 1 => {
+                        Answer::Samples(Box::new(Samples::new(parameters, &request.prompt, seed, &self.tokenizer)))
+                    }
+                    _ => Answer::Beams(Box::new(Beams::new(parameters, &request.prompt, seed, &self.tokenizer))),
                 }
             }
         };

@@ -66,7 +66,7 @@ impl Samples {
         self.sequences[self.branches[branch]].last
     }
 
-    /// Chooses the next token of every branch; `logits` has one row [vocab] for each, or a single one after the prompt.
+    /// Chooses the next token of every branch; `logits` has one row `[vocab]` for each, or a single one after the prompt.
     pub fn step(&mut self, logits: &[&[f32]], sampler: &mut Sampler) -> Result<Stepped, SamplerError> {
         let mut stepped = Stepped { parents: vec![], events: vec![] };
         let mut going = vec![];

@@ -53,7 +53,7 @@ impl Sampler {
 
     /// Chooses the token that follows `history`. The caller pushes it to `history` if the sequence goes on.
     ///
-    /// `logits`: [vocab], raw. Takes exactly one number from `rng` when sampling and none when greedy, so a sequence's
+    /// `logits`: `[vocab]`, raw. Takes exactly one number from `rng` when sampling and none when greedy, so a sequence's
     /// answer depends on its seed and logits alone. Errors: logits that are not finite, every token banned.
     pub fn choose(
         &mut self,

@@ -17,7 +17,7 @@ pub struct Bert {
     embedding: Tensor,
     /// [context, hidden].
     positions: Tensor,
-    /// The embedding of token type 0, [hidden].
+    /// The embedding of token type 0, `[hidden]`.
     token_type: Tensor,
     embedding_norm: Norm,
     layers: Vec<Layer>,

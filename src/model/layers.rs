@@ -10,7 +10,7 @@ pub struct Linear {
     pub site: SiteId,
     /// [out, in].
     pub weight: Tensor,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<Tensor>,
 }
 

@@ -9,7 +9,7 @@ pub struct Span<'a> {
     pub stride: usize,
 }
 
-/// `out = softmax(query·Kᵀ · scale)·V` over all tokens of `spans`, in their order. `query` and `out` are [head_dim];
+/// `out = softmax(query·Kᵀ · scale)·V` over all tokens of `spans`, in their order. `query` and `out` are `[head_dim]`;
 /// `scores` is scratch. With no token at all, `out` is zero.
 pub fn attend<'a, S>(query: &[f32], spans: S, scale: f32, scores: &mut Vec<f32>, out: &mut [f32])
 where

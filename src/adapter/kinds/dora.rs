@@ -7,7 +7,7 @@ use crate::adapter::{AdapterError, LowRank};
 /// Most numbers of the base's weight held as f32 at a time.
 const BLOCK: usize = 1 << 20;
 
-/// [out]: `m / ‖W + scale·BA‖`, the norm per output row, in f32.
+/// `[out]`: `m / ‖W + scale·BA‖`, the norm per output row, in f32.
 pub(super) fn linear_scale(
     weight: &Tensor,
     low_rank: &LowRank,
@@ -25,7 +25,7 @@ pub(super) fn linear_scale(
     divide(magnitude, norms, name)
 }
 
-/// [hidden]: `m / ‖E + scale·(BA)ᵀ‖`, the norm per column over the whole vocabulary; `low_rank.a` is [vocab, rank].
+/// `[hidden]`: `m / ‖E + scale·(BA)ᵀ‖`, the norm per column over the whole vocabulary; `low_rank.a` is [vocab, rank].
 pub(super) fn embedding_scale(
     weight: &Tensor,
     low_rank: &LowRank,
