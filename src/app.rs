@@ -16,7 +16,7 @@ pub use run::serve;
 
 use crate::adapter::{AdapterRegistry, ReadLimits, RegistryOptions};
 use crate::config::{AdaptersConfig, Config, DatabaseConfig};
-use crate::http::{AppState, Bases, Keys, describe_metrics};
+use crate::http::{AppState, Bases, Keys, accept_adapter, describe_metrics};
 use crate::telemetry;
 
 /// Loads all that requests need. Blocks, for minutes with a large base.
@@ -59,6 +59,7 @@ fn open_registry(config: &AdaptersConfig, bases: &Bases) -> Result<AdapterRegist
         host_bytes: config.host_bytes.0,
         keep_versions: config.keep_versions,
         limits: ReadLimits { max_rank: config.max_rank },
+        accept: accept_adapter,
     };
     let sites = bases.iter().map(|base| sites_with_tokenizer(base.sites(), base.tokenizer().clone())).collect();
     AdapterRegistry::open(options, sites).with_context(|| format!("adapters.store {:?} cannot be opened", config.store))

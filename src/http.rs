@@ -26,6 +26,7 @@ pub use base::{Base, BaseInfo, Bases};
 pub use classify::{ClassifyRequest, Labels};
 pub use error::{ApiError, Code, ErrorBody, ErrorDetail};
 pub use generate::{ChatMessage, GenerateRequest, StreamEvent};
+pub use inference::accept as accept_adapter;
 pub use inputs::{InputItem, Inputs};
 pub use json::Json;
 pub use loading::while_loading;

@@ -39,6 +39,8 @@ pub struct RegistryOptions {
     /// Old versions kept per name, besides the current one.
     pub keep_versions: usize,
     pub limits: ReadLimits,
+    /// Judges what was read before it is published or served: what adapters bring for other modules (prompt format, settings).
+    pub accept: fn(&Adapter) -> Result<(), AdapterError>,
 }
 
 /// What must hold for a publication to take effect.
@@ -113,7 +115,11 @@ impl AdapterRegistry {
     pub fn open(options: RegistryOptions, bases: Vec<Arc<SiteMap>>) -> Result<Self, AdapterError> {
         let read_for = fingerprint(&bases, &options.limits);
         let limits = options.limits.clone();
-        let reader = Box::new(move |package: &Package| Adapter::read(package, &bases, &limits));
+        let accept = options.accept;
+        let reader = Box::new(move |package: &Package| {
+            let adapter = Adapter::read(package, &bases, &limits)?;
+            accept(&adapter).map(|()| adapter)
+        });
         Self::open_with(options, read_for, reader)
     }
 

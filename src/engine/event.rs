@@ -67,7 +67,7 @@ pub enum EngineError {
     /// 503.
     #[error("the server is draining and takes no new requests")]
     Draining,
-    /// The client's `timeout_ms` passed (504 is not in the contract: 503).
+    /// The client's `timeout_ms` passed (504).
     #[error("the request's timeout of {0} ms passed")]
     Timeout(u64),
     /// 422: no token could be chosen (extreme parameters, everything banned).

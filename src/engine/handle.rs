@@ -211,10 +211,17 @@ impl Engine {
         if prompt == 0 {
             return Err(EngineError::Invalid("the prompt has no tokens".into()));
         }
-        if prefix + prompt + answer > context {
+        let known = self.sites.vocab
+            + request.adapter.as_ref().and_then(|a| a.virtual_tokens.as_ref()).map_or(0, |v| v.count());
+        if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= known) {
             return Err(EngineError::Invalid(format!(
-                "the prompt has {prompt} tokens, its prefix {prefix} and max_new_tokens is {answer}: {} together, the base's context is {context}",
-                prefix + prompt + answer
+                "the prompt holds token id {id}, the base and its adapter know {known}"
+            )));
+        }
+        let total = prefix.saturating_add(prompt).saturating_add(answer);
+        if total > context {
+            return Err(EngineError::Invalid(format!(
+                "the prompt has {prompt} tokens, its prefix {prefix} and max_new_tokens is {answer}: {total} together, the base's context is {context}"
             )));
         }
         if width > self.max_running {

@@ -116,6 +116,11 @@ impl Scheduler {
         Self { budget, pool: BlockPool::new(blocks), waiting: VecDeque::new(), running: BTreeMap::new() }
     }
 
+    /// Forgets everything: all blocks are free again.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.budget, self.pool.total());
+    }
+
     /// Units that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

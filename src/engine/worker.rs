@@ -57,8 +57,9 @@ impl Worker {
     pub fn run(mut self) {
         while self.listen() {
             self.drop_the_unwanted();
-            if !self.groups.is_empty() {
-                self.step();
+            // A panic in our own bookkeeping fails what is inside; the engine starts over and lives on.
+            if !self.groups.is_empty() && catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
+                self.start_over();
             }
             self.shared.note(&self.scheduler);
         }
@@ -122,6 +123,15 @@ impl Worker {
             for row in &plan.rows {
                 self.end(row.unit, Some(EngineError::Step(error.to_string())));
             }
+        }
+    }
+
+    fn start_over(&mut self) {
+        tracing::error!(requests = self.groups.len(), "a step panicked outside the model");
+        self.scheduler.reset();
+        for group in std::mem::take(&mut self.groups).into_values() {
+            self.shared.left();
+            group.fail(EngineError::Step("a step panicked".into()));
         }
     }
 

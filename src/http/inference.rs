@@ -1,5 +1,6 @@
 //! From what a request asks to what an engine runs, and back. Knows nothing of wire formats: native and foreign routes share it.
 
+mod accept;
 mod classification;
 mod generation;
 mod parameters;
@@ -7,6 +8,7 @@ mod prompt;
 mod score;
 mod target;
 
+pub use accept::accept;
 pub use classification::{Classification, ClassifyCall, Label};
 pub use generation::{Answer, GenerateCall, Generation, RunningInput, Sequence, add_usage};
 pub use parameters::{Limits, RequestParameters};

@@ -8,10 +8,15 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{ApiError, Code};
 
+/// The longest JSON body: what a parsed tree takes is many times its text. Uploads of files are not JSON.
+const MOST_BYTES: usize = 32 << 20;
+/// From this length on, parsing takes long enough to be kept off the async threads.
+const LONG: usize = 64 << 10;
+
 /// A parsed JSON body. Malformed JSON is 400, another content type 415, what does not fit the type 422.
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -22,7 +27,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             ));
         }
         let bytes = Bytes::from_request(request, state).await.map_err(read_error)?;
-        parse(&bytes).map(Self)
+        if bytes.len() > MOST_BYTES {
+            let message = format!("a JSON body may hold at most {MOST_BYTES} bytes, given {}", bytes.len());
+            return Err(ApiError::new(Code::TooLarge, message));
+        }
+        if bytes.len() < LONG {
+            return parse(&bytes).map(Self);
+        }
+        tokio::task::spawn_blocking(move || parse(&bytes)).await.map_err(ApiError::internal)?.map(Self)
     }
 }
 

@@ -30,7 +30,8 @@ fn package(folder: &str) -> Package {
 fn registry(bench: &Bench, store: &std::path::Path) -> AdapterRegistry {
     let limits = ReadLimits { max_rank: 64 };
     // So little that idle versions go back to the store all the time.
-    let options = RegistryOptions { store: store.into(), host_bytes: 20_000, keep_versions: 3, limits };
+    let options =
+        RegistryOptions { store: store.into(), host_bytes: 20_000, keep_versions: 3, limits, accept: |_| Ok(()) };
     AdapterRegistry::open(options, vec![bench.sites.clone()]).unwrap()
 }
 

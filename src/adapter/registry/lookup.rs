@@ -49,7 +49,14 @@ impl AdapterRegistry {
     /// All kept versions, newest first.
     pub fn versions(&self, name: &AdapterName) -> Result<Vec<AdapterInfo>, AdapterError> {
         let state = self.names.find(name)?;
-        state.versions.iter().rev().map(|version| self.info(name, &state, version)).collect()
+        let info = |version| match self.info(name, &state, version) {
+            Ok(info) => Some(info),
+            Err(error) => {
+                tracing::warn!(%name, %error, "a version cannot be read and is left out of the list");
+                None
+            }
+        };
+        Ok(state.versions.iter().rev().filter_map(info).collect())
     }
 
     /// A stored file of a version.

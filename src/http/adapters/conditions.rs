@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-use crate::adapter::{AdapterName, AdapterRef, AdapterRegistry, Digest, PublishIf, Selector};
+use crate::adapter::{AdapterError, AdapterName, AdapterRef, AdapterRegistry, Digest, PublishIf, Selector};
 use crate::http::ApiError;
 
 /// What must hold for a change to take effect.
@@ -22,7 +22,13 @@ pub fn condition(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegi
         (Some(value), None) => {
             let current = || registry.show(&AdapterRef { name: name.clone(), version: Selector::Current });
             if value.trim() == "*" {
-                return Ok(PublishIf::Current(current()?.digest));
+                return match current() {
+                    Ok(info) => Ok(PublishIf::Current(info.digest)),
+                    Err(AdapterError::NotFound(_)) => {
+                        Err(AdapterError::Conflict { name: name.to_string(), current: None }.into())
+                    }
+                    Err(error) => Err(error.into()),
+                };
             }
             let digests = digests(value)?;
             let [first, further @ ..] = digests.as_slice() else {

@@ -16,17 +16,18 @@ pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Packa
     match source.split_once("://") {
         Some(("file", path)) => {
             let path = allowed_path(Path::new(path), allowed).ok_or_else(|| not_allowed(source))?;
-            package(read_path(&path, max_bytes)?, metadata, max_bytes)
+            package(read_path(&path, Links::Skipped, max_bytes)?, metadata, max_bytes)
         }
         Some(("hf" | "s3", _)) if !allowed.iter().any(|root| under(source, root)) => Err(not_allowed(source)),
-        Some(("hf" | "s3", _)) => {
-            let folder = hub::resolve_adapter(source, &HubOptions::from_env(), &mut |_| {}).map_err(unreachable)?;
-            package(read_path(&folder, max_bytes)?, metadata, max_bytes)
-        }
-        _ => Err(ApiError::validation(
+        Some(("s3", _)) => Err(ApiError::validation(
             "source",
-            format!("source must begin with file://, hf:// or s3://, given {source:?}"),
+            "s3:// is not built in; upload the files, or name a file:// or hf:// source",
         )),
+        Some(("hf", _)) => {
+            let folder = hub::resolve_adapter(source, &HubOptions::from_env(), &mut |_| {}).map_err(unreachable)?;
+            package(read_path(&folder, Links::Followed, max_bytes)?, metadata, max_bytes)
+        }
+        _ => Err(ApiError::validation("source", format!("source must begin with file:// or hf://, given {source:?}"))),
     }
 }
 
@@ -59,14 +60,27 @@ fn allowed_path(path: &Path, allowed: &[String]) -> Option<PathBuf> {
     roots.into_iter().any(|root| real.starts_with(root)).then_some(real)
 }
 
+/// What to do with links among the files of a source.
+#[derive(Clone, Copy)]
+enum Links {
+    /// A client names the folder: a link could lead out of the allowed roots.
+    Skipped,
+    /// The hub's cache is our own and consists of links.
+    Followed,
+}
+
 /// The files of a folder (not of folders in it), or one file or archive.
-fn read_path(path: &Path, max_bytes: u64) -> Result<Files, ApiError> {
+fn read_path(path: &Path, links: Links, max_bytes: u64) -> Result<Files, ApiError> {
     let io = |error: std::io::Error| ApiError::internal(format!("{}: {error}", path.display()));
     let mut files = Files::new();
     let mut room = max_bytes;
     let mut add = |path: &Path| {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
-        let metadata = std::fs::symlink_metadata(path).map_err(io)?;
+        let metadata = match links {
+            Links::Skipped => std::fs::symlink_metadata(path),
+            Links::Followed => std::fs::metadata(path),
+        }
+        .map_err(io)?;
         if !metadata.is_file() {
             return Ok(());
         }

@@ -5,6 +5,9 @@ use crate::text::{Input, Message, Piece, PromptFormat};
 
 use super::Target;
 
+/// More than any real text has on average.
+const BYTES_PER_TOKEN: usize = 64;
+
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
@@ -38,6 +41,7 @@ impl Target {
         let vocab = self.base.sites().vocab as u32;
         let format = self.lease().and_then(|lease| lease.prompt_format.as_deref());
 
+        self.check_length(prompt)?;
         let (mut tokens, mut text, placed) = match (prompt, format) {
             (Prompt::Messages(_), Some(_)) => {
                 let message = "messages cannot be given to an adapter with a prompt format; give input";
@@ -101,6 +105,23 @@ impl Target {
             return Err(ApiError::validation("input", "input must come to at least one token, given an empty text"));
         }
         Ok(BuiltPrompt { tokens, text })
+    }
+}
+
+impl Target {
+    /// Tokenising takes many times a text's memory, so what can never fit is refused before. No cut is so deep either.
+    fn check_length(&self, prompt: &Prompt) -> Result<(), ApiError> {
+        let given: usize = match prompt {
+            Prompt::Input(Input::Text(text)) => text.len(),
+            Prompt::Input(Input::Fields(fields)) => fields.values().map(String::len).sum(),
+            Prompt::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        };
+        let most = self.base.sites().context.saturating_mul(BYTES_PER_TOKEN);
+        if given > most {
+            let message = format!("a text may hold at most {most} bytes for the base's context, given {given}");
+            return Err(ApiError::validation("input", message));
+        }
+        Ok(())
     }
 }
 

@@ -210,3 +210,30 @@ async fn sources_are_read_only_under_allowed_roots() {
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
     open.post("/v1/generate", json!({"adapter_id": "a", "input": "b", "parameters": {"max_new_tokens": 1}})).await.ok();
 }
+
+#[tokio::test]
+async fn a_prompt_format_or_settings_that_no_request_could_use_are_refused_at_upload() {
+    let server = Server::start(Holds::Llama);
+    for (folder, metadata, word) in [
+        ("llama/lora", json!({"prompt_format": "<P>{text}"}), "virtual tokens"),
+        ("llama/prompt", json!({"prompt_format": "<P*3>{text}"}), "virtual tokens"),
+        ("llama/lora", json!({"prompt_format": "{a"}), "prompt format"),
+        ("llama/lora", json!({"generation": {"temperature": -1.0}}), "temperature"),
+        ("llama/lora", json!({"generation": {"num_beams": 0}}), "num_beams"),
+        ("llama/lora", json!({"generation": {"eos_token_id": vec![1; 65]}}), "eos_token_id"),
+    ] {
+        server.push("unusable", folder, metadata).await.refused(422, "validation", &[word]);
+    }
+    server.push("usable", "llama/lora", json!({"prompt_format": "{text}!"})).await.ok();
+    let change = Request::patch("/v1/adapters/usable").header("content-type", "application/json");
+    let changed = server.send(change, json!({"prompt_format": "<P>{text}"}).to_string()).await;
+    changed.refused(422, "validation", &["virtual tokens"]);
+}
+
+#[tokio::test]
+async fn if_match_of_anything_on_a_free_name_is_a_conflict() {
+    let server = Server::start(Holds::Llama);
+    let form = Form::adapter("free", "llama/lora", Value::Null);
+    let answer = server.send(form.request().header("if-match", "*"), form.body()).await;
+    answer.refused(409, "version_conflict", &["free"]);
+}

@@ -13,7 +13,7 @@ use repertoire::adapter::{AdapterRegistry, ReadLimits, RegistryOptions, SiteMap}
 use repertoire::app;
 use repertoire::config::{BaseConfig, Config};
 use repertoire::engine::{Engine, EngineOptions};
-use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, router};
+use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, accept_adapter, router};
 use repertoire::model::{BaseModel, Batch, KvShape, KvStore, Outputs};
 use repertoire::telemetry;
 use serde_json::Value;
@@ -135,6 +135,7 @@ impl Server {
             host_bytes: config.adapters.host_bytes.0,
             keep_versions: config.adapters.keep_versions,
             limits: ReadLimits { max_rank: config.adapters.max_rank },
+            accept: accept_adapter,
         };
         let sites =
             bases.iter().map(|base| app::sites_with_tokenizer(base.sites(), base.tokenizer().clone())).collect();

@@ -66,6 +66,7 @@ impl Toy {
             host_bytes: self.host_bytes,
             keep_versions: self.keep_versions,
             limits: ReadLimits { max_rank: 64 },
+            accept: |_| Ok(()),
         };
         let reader: Reader = Box::new(move |package| {
             reads.fetch_add(1, Ordering::SeqCst);
