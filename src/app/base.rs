@@ -37,7 +37,9 @@ pub fn load_base(config: &BaseConfig, scheduler: &SchedulerConfig, turn: &Arc<Mu
     };
     let (parameters, bytes) = size(model.sites());
     let dtype = format!("{:?}", model.sites().embedding.weight.dtype()).to_ascii_lowercase();
-    let info = BaseInfo::new(model.sites(), dtype, "cpu", parameters, bytes);
+    let mut info = BaseInfo::new(model.sites(), dtype, "cpu", parameters, bytes);
+    // The source is an alias too, but where the operator keeps files is nobody's business.
+    info.aliases = config.aliases.clone();
     let engine = Engine::start(model, Arc::new(tokenizer), options)?;
     tracing::info!(
         name = config.name, source = config.source, family = info.family, dtype = info.dtype, parameters, mebibytes = bytes >> 20,

@@ -68,6 +68,9 @@ async fn run(config: Config, keys: Keys, address: SocketAddr) -> Result<()> {
     let _ = loaded.set(router(state.clone()));
     let greeted = state.clone();
     tokio::task::spawn_blocking(move || greet(&greeted, address)).await?;
+    // Pinned adapters become resident, and lists learn what hand-placed ones are, while requests are served.
+    let warmed = state.clone();
+    tokio::task::spawn_blocking(move || warmed.registry.warm());
     let upkeep = state.metrics.clone();
     let upkeep = tokio::spawn(async move {
         loop {

@@ -32,7 +32,7 @@ impl Inspect {
         if !self.path.exists() {
             bail!("{} does not exist", self.path.display());
         }
-        let is_base = self.path.join("config.json").is_file() || self.path.extension().is_some_and(|e| e == "gguf");
+        let is_base = self.path.join("config.json").is_file() || holds_gguf(&self.path);
         let is_adapter = self.path.join("adapter_config.json").is_file() || self.path.join("prompt.json").is_file();
         if is_base && !is_adapter { inspect_base(&self.path) } else { self.inspect_adapter() }
     }
@@ -64,6 +64,13 @@ impl Inspect {
         };
         bases.iter().map(sites).collect()
     }
+}
+
+/// A GGUF file, or a folder with one.
+fn holds_gguf(path: &Path) -> bool {
+    let named = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
+    let inside = || std::fs::read_dir(path).is_ok_and(|folder| folder.flatten().any(|entry| named(&entry.path())));
+    named(path) || inside()
 }
 
 fn package(path: &Path, max_bytes: u64) -> Result<Package> {

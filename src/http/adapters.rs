@@ -6,7 +6,7 @@ mod source;
 mod upload;
 mod versions;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, Metadata, PublishIf};
 
 use super::openapi::{ReadErrors, WriteErrors};
-use super::{ApiError, AppState, Caller, Json, List, Page, Scope};
+use super::{ApiError, AppState, Caller, Json, List, Page, Path, Scope};
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {

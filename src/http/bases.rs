@@ -5,7 +5,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::openapi::ReadErrors;
-use super::{ApiError, AppState, BaseInfo, Caller, List, Scope};
+use super::{ApiError, AppState, BaseInfo, Caller, List, Page, Scope};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -17,9 +17,15 @@ pub fn routes() -> OpenApiRouter<AppState> {
     get,
     path = "/v1/bases",
     tag = "server",
-    responses((status = 200, description = "All bases", body = List<BaseInfo>), ReadErrors)
+    params(Page),
+    responses((status = 200, description = "Bases in order of the configuration; `after` is a name", body = List<BaseInfo>), ReadErrors)
 )]
-async fn list_bases(caller: Caller, State(state): State<AppState>) -> Result<axum::Json<List<BaseInfo>>, ApiError> {
+async fn list_bases(
+    caller: Caller,
+    State(state): State<AppState>,
+    page: Page,
+) -> Result<axum::Json<List<BaseInfo>>, ApiError> {
     caller.require(Scope::Read)?;
-    Ok(axum::Json(List::new(state.bases.iter().map(|base| base.info.clone()).collect(), false)))
+    let all = state.bases.iter().map(|base| base.info.clone()).collect();
+    Ok(axum::Json(List::page(all, &page, |base: &BaseInfo| base.name.clone())?))
 }

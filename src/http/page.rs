@@ -26,6 +26,22 @@ impl<T> List<T> {
     }
 }
 
+impl<T> List<T> {
+    /// The page of `all` that comes after the thing whose key is `page.after`.
+    pub fn page(all: Vec<T>, page: &Page, key: impl Fn(&T) -> String) -> Result<Self, ApiError> {
+        let from = match &page.after {
+            None => 0,
+            Some(after) => {
+                1 + all.iter().position(|thing| key(thing) == *after).ok_or_else(|| {
+                    ApiError::validation("after", format!("after must be on the list, given {after:?}"))
+                })?
+            }
+        };
+        let has_more = all.len() - from > page.limit;
+        Ok(Self::new(all.into_iter().skip(from).take(page.limit).collect(), has_more))
+    }
+}
+
 /// Which page.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -184,6 +184,8 @@ fn bases_and_adapters_are_inspected_without_a_server() {
     let ruprompts = succeeds(inspect(&["adapters/llama/ruprompts-text", "--base", "bases/llama"]));
     assert!(ruprompts.contains("virtual tokens") && ruprompts.contains("<P*3>{text}<P>"), "{ruprompts}");
     fails(inspect(&["adapters/gpt2/lora", "--base", "bases/llama"]), &["cannot be applied exactly"]);
-    fails(inspect(&["bases"]), &["holds no adapter"]);
+    fails(inspect(&["adapters"]), &["holds no adapter"]);
+    // A folder with a GGUF file is a base, as `serve` sees it.
+    assert!(succeeds(inspect(&["bases"])).contains("decoder"));
     fails(inspect(&["nowhere"]), &["does not exist"]);
 }

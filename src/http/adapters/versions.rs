@@ -1,6 +1,6 @@
 //! Below `/v1/adapters/{id}`: versions, rollback, files, pin.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::adapter::{AdapterInfo, AdapterName};
 use crate::http::openapi::{ReadErrors, WriteErrors};
-use crate::http::{ApiError, AppState, Caller, Json, List, Scope};
+use crate::http::{ApiError, AppState, Caller, Json, List, Page, Path, Scope};
 
 use super::{name, reference, tagged};
 
@@ -36,18 +36,19 @@ pub struct Rollback {
     get,
     path = "/v1/adapters/{id}/versions",
     tag = "adapters",
-    params(("id" = AdapterName, Path)),
-    responses((status = 200, description = "Versions", body = List<AdapterInfo>), ReadErrors)
+    params(("id" = AdapterName, Path), Page),
+    responses((status = 200, description = "Versions, newest first; `after` is a version number", body = List<AdapterInfo>), ReadErrors)
 )]
 async fn list_versions(
     caller: Caller,
     State(state): State<AppState>,
     Path(id): Path<String>,
+    page: Page,
 ) -> Result<axum::Json<List<AdapterInfo>>, ApiError> {
     caller.require(Scope::Read)?;
     let name = name(&caller, &id)?;
     let versions = state.blocking(move |state| Ok(state.registry.versions(&name)?)).await?;
-    Ok(axum::Json(List::new(versions, false)))
+    Ok(axum::Json(List::page(versions, &page, |info: &AdapterInfo| info.version.to_string())?))
 }
 
 /// Point an adapter's name to an older version.

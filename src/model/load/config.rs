@@ -49,7 +49,10 @@ impl ModelConfig {
         match family.as_str() {
             "gpt2" => Self::gpt2(&fields),
             "bert" => Self::bert(&fields),
-            _ => Self::llama(&fields, family),
+            "llama" | "mistral" | "qwen2" | "qwen3" => Self::llama(&fields, family),
+            other => Err(unsupported(format!(
+                "model_type {other:?}; this server runs gpt2, bert, llama, mistral, qwen2 and qwen3"
+            ))),
         }
     }
 
@@ -119,9 +122,14 @@ impl ModelConfig {
         };
         let mut context = fields.size("max_position_embeddings", Some(2048))?;
         // Inside the window, sliding attention is full attention: the window becomes the context.
+        let layers = fields.size("num_hidden_layers", None)?;
         let slides = match family.as_str() {
             "mistral" => true,
-            _ => fields.flag("use_sliding_window", false),
+            // Of Qwen's layers only those from `max_window_layers` on slide.
+            "qwen2" | "qwen3" => {
+                fields.flag("use_sliding_window", false) && layers > fields.optional("max_window_layers").unwrap_or(28)
+            }
+            _ => false,
         };
         if let Some(window) = fields.optional("sliding_window").filter(|_| slides) {
             context = context.min(window);
@@ -133,7 +141,7 @@ impl ModelConfig {
             )));
         }
         Ok(Self {
-            layers: fields.size("num_hidden_layers", None)?,
+            layers,
             hidden,
             intermediate: fields.size("intermediate_size", None)?,
             heads,

@@ -112,6 +112,7 @@ impl GgufFile {
     /// The tokens that end a text: of the text itself, of a turn, of a message.
     pub fn ends_of_text(&self) -> Vec<u32> {
         let mut ends: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| self.special_token(name)).collect();
+        ends.sort_unstable();
         ends.dedup();
         ends
     }

@@ -237,3 +237,25 @@ async fn if_match_of_anything_on_a_free_name_is_a_conflict() {
     let answer = server.send(form.request().header("if-match", "*"), form.body()).await;
     answer.refused(409, "version_conflict", &["free"]);
 }
+
+#[tokio::test]
+async fn every_list_comes_in_pages() {
+    let server = Server::start(Holds::Several);
+    server.push("paged", "llama/lora", Value::Null).await.ok();
+    server.push("paged", "llama/ia3", Value::Null).await.ok();
+    for (path, key, all) in
+        [("/v1/adapters/paged/versions", "version", ["2", "1"]), ("/v1/bases", "name", ["llama", "gpt2"])]
+    {
+        let first = server.get(&format!("{path}?limit=1")).await.ok();
+        let shown = |list: &Value| list["data"][0][key].to_string().trim_matches('"').to_owned();
+        assert_eq!((shown(&first), first["has_more"].clone()), (all[0].to_owned(), json!(true)), "{path}");
+        let next = server.get(&format!("{path}?limit=1&after={}", all[0])).await.ok();
+        assert_eq!(shown(&next), all[1], "{path}");
+        server.get(&format!("{path}?after=nobody")).await.refused(422, "validation", &["after", "nobody"]);
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_not_text_is_400_in_the_usual_shape() {
+    Server::start(Holds::Llama).get("/v1/adapters/b%ff").await.refused(400, "malformed", &["UTF-8"]);
+}
