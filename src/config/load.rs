@@ -112,7 +112,7 @@ impl Provider for Placed {
 impl Override {
     fn resolve(&self, so_far: &Figment) -> Result<Placed, ConfigError> {
         let Ok(value) = self.value.parse::<Value>();
-        let nested = match self.key.strip_prefix("bases.").and_then(|rest| rest.split_once('.')) {
+        let nested = match self.key.strip_prefix("bases.").and_then(|rest| rest.rsplit_once('.')) {
             // figment merges tables, never lists: the list is rebuilt with the one change in it.
             Some((which, field)) => {
                 let mut bases = so_far.find_value("bases").ok().and_then(Value::into_array).unwrap_or_default();

@@ -7,6 +7,7 @@ use crate::text::Tokenizer;
 use super::beam::{BeamSearch, Hypothesis};
 use super::sample::{Stepped, named};
 use super::sampler::SamplerError;
+use super::stop::StopMatcher;
 use super::{Event, FinishReason, Parameters};
 
 /// A beam search under way, and what its client will hear at the end.
@@ -43,7 +44,7 @@ impl Beams {
         let over = Stepped { parents: vec![], events: vec![] };
         let Some(mut search) = self.search.take() else { return Ok(over) };
         let (stop, tokenizer) = (&self.stop, &self.tokenizer);
-        let stops = |answer: &[u32]| !stop.is_empty() && first_stop(&tokenizer.decode(answer), stop).is_some();
+        let stops = |answer: &[u32]| !stop.is_empty() && StopMatcher::new(stop).push(&tokenizer.decode(answer)).stopped;
         match search.step(logits, stops)? {
             Some(step) => {
                 self.search = Some(search);
@@ -65,16 +66,10 @@ impl Beams {
             choices.pop();
         }
         let ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
-        let mut text = self.tokenizer.decode(&ids);
-        if let Some(at) = first_stop(&text, &self.stop) {
-            text.truncate(at);
-        }
+        let mut stop = StopMatcher::new(&self.stop);
+        let mut text = stop.push(&self.tokenizer.decode(&ids)).text;
+        text.push_str(&stop.finish());
         let tokens = choices.into_iter().map(|choice| named(choice, &self.tokenizer)).collect();
         Event::Finished { sequence, reason: hypothesis.reason, rest: text.clone(), text, tokens }
     }
-}
-
-/// Where the first stop string starts.
-fn first_stop(text: &str, stop: &[String]) -> Option<usize> {
-    stop.iter().filter_map(|stop| text.find(stop)).min()
 }

@@ -90,6 +90,9 @@ impl Group {
 
     /// Takes the scores of the head: the request is done.
     pub fn score(&mut self, scores: Vec<f32>) {
+        if scores.iter().any(|score| !score.is_finite()) {
+            return self.fail(EngineError::Sampling("the head's scores are not finite numbers".into()));
+        }
         self.send(Event::Scores(scores));
         self.done();
     }
