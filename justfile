@@ -7,7 +7,7 @@ default:
 check:
     .ci/run
 
-# Everything slower as well: fuzz smoke, clients, containers
+# Everything slower as well: optimised tests, long property tests, demonstration, container
 check-all:
     scripts/check_all.sh
 

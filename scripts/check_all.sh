@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(fast release fuzz demo docker)
+skipped=()
 step() { printf '\n== %s\n' "$*"; }
 
 fast() { .ci/run; }
@@ -28,6 +29,7 @@ demo() {
 docker() {
     if ! command -v dockerd >/dev/null; then
         step "docker: skipped, there is no dockerd"
+        skipped+=(docker)
         return
     fi
     step "the container, built and run"
@@ -35,4 +37,4 @@ docker() {
 }
 
 for part in "${parts[@]}"; do "$part"; done
-step "all done: ${parts[*]}"
+step "done: ${parts[*]}${skipped[*]:+; skipped: ${skipped[*]}}"

@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("adapter", &["device"]),
     ("model", &["device", "adapter"]),
     ("engine", &["device", "model", "adapter", "text", "config"]),
-    ("http", &["engine", "adapter", "text", "config", "hub", "telemetry"]),
+    ("http", &["engine", "adapter", "text", "config", "hub"]),
     ("app", &["config", "device", "telemetry", "hub", "text", "adapter", "model", "engine", "http"]),
     ("cli", &["app", "config", "device", "telemetry", "hub", "text", "adapter", "model", "engine"]),
     ("main", &["cli"]),
