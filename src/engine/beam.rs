@@ -57,19 +57,14 @@ impl BeamSearch {
         }
     }
 
-    /// The answers of the running beams, in the order in which [`BeamSearch::step`] wants their rows. None: the search is over.
-    pub fn running(&self) -> impl ExactSizeIterator<Item = &[u32]> {
-        self.running.iter().map(|beam| beam.path.tokens())
-    }
-
     /// Takes one row of raw logits for each running beam (`[vocab]` each; at first one row, the prompt's) and goes on by one token.
     ///
-    /// `finished_by` says whether an answer, its newest token included, ends in a stop string. `None`: the search is
+    /// `finished_by` says whether running beam `.0`, continued with token `.1`, ends in a stop string. `None`: the search is
     /// over. At most `num_beams` beams go on; fewer where stop strings or bans leave fewer. Errors end the search.
     pub fn step(
         &mut self,
         rows: &[&[f32]],
-        mut finished_by: impl FnMut(&[u32]) -> bool,
+        mut finished_by: impl FnMut(usize, u32) -> bool,
     ) -> Result<Option<BeamStep>, SamplerError> {
         if rows.len() != self.running.len() {
             return Err(SamplerError::Rows { expected: self.running.len(), given: rows.len() });
@@ -88,17 +83,13 @@ impl BeamSearch {
 
         let num_beams = self.parameters.num_beams.max(1);
         let mut open: Vec<Continuation> = Vec::new();
-        let mut answer = Vec::new();
         for (rank, continuation) in best.into_iter().enumerate() {
             // The search for stop strings is not free, and what comes later is worse (unless it was drawn).
             if rank >= num_beams && open.len() >= num_beams && !self.continuations.sampling() {
                 break;
             }
             let parent = &self.running[continuation.beam].path;
-            answer.clear();
-            answer.extend_from_slice(parent.tokens());
-            answer.push(continuation.token);
-            match self.reason(&answer, &mut finished_by) {
+            match self.reason(parent.tokens().len() + 1, &continuation, &mut finished_by) {
                 None => open.push(continuation),
                 // What ranks lower is only there so that enough beams stay open.
                 Some(reason) if rank < num_beams => {
@@ -141,14 +132,18 @@ impl BeamSearch {
         self.finished.into_best(self.parameters.num_return_sequences)
     }
 
-    /// Why an answer is complete with its newest token.
-    fn reason(&self, answer: &[u32], finished_by: &mut impl FnMut(&[u32]) -> bool) -> Option<FinishReason> {
-        let ends = |token| !self.parameters.ignore_eos && self.parameters.eos.contains(token);
-        if answer.last().is_some_and(ends) {
+    /// Why an answer of `length` tokens is complete with its newest one.
+    fn reason(
+        &self,
+        length: usize,
+        newest: &Continuation,
+        finished_by: &mut impl FnMut(usize, u32) -> bool,
+    ) -> Option<FinishReason> {
+        if !self.parameters.ignore_eos && self.parameters.eos.contains(&newest.token) {
             Some(FinishReason::Eos)
-        } else if finished_by(answer) {
+        } else if finished_by(newest.beam, newest.token) {
             Some(FinishReason::Stop)
-        } else if answer.len() >= self.parameters.max_new_tokens {
+        } else if length >= self.parameters.max_new_tokens {
             Some(FinishReason::Length)
         } else {
             None

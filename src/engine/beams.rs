@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::text::Tokenizer;
+use crate::text::{StreamDecoder, Tokenizer};
 
 use super::beam::{BeamSearch, Hypothesis};
 use super::sample::{Stepped, named};
@@ -16,19 +16,39 @@ pub struct Beams {
     search: Option<BeamSearch>,
     tokenizer: Arc<Tokenizer>,
     stop: Vec<String>,
+    /// One for each running beam; none without stop strings.
+    watches: Vec<Watch>,
     /// The token each running beam computes next.
     next: Vec<u32>,
     /// Tokens of the answers, end-of-text included.
     pub chosen: usize,
 }
 
+/// Looks for stop strings in one beam, a token at a time, so that a candidate costs its newest token and not its whole answer.
+#[derive(Clone)]
+struct Watch {
+    decoder: StreamDecoder,
+    stop: StopMatcher,
+}
+
+impl Watch {
+    /// Takes the newest token; answers whether a stop string is complete.
+    fn push(&mut self, token: u32) -> bool {
+        self.stop.push(&self.decoder.push(token)).stopped
+    }
+}
+
 impl Beams {
     /// A search from the end of a prompt.
     pub fn new(parameters: Parameters, prompt: &[u32], seed: u64, tokenizer: &Arc<Tokenizer>) -> Self {
+        let search = Some(BeamSearch::new(&parameters, prompt, seed));
+        let stop: Vec<String> = parameters.stop.into_iter().filter(|stop| !stop.is_empty()).collect();
+        let watch = || Watch { decoder: StreamDecoder::new(tokenizer.clone()), stop: StopMatcher::new(&stop) };
         Self {
-            search: Some(BeamSearch::new(&parameters, prompt, seed)),
+            search,
             tokenizer: tokenizer.clone(),
-            stop: parameters.stop.into_iter().filter(|stop| !stop.is_empty()).collect(),
+            watches: if stop.is_empty() { vec![] } else { vec![watch()] },
+            stop,
             next: vec![],
             chosen: 0,
         }
@@ -43,11 +63,19 @@ impl Beams {
     pub fn step(&mut self, logits: &[&[f32]]) -> Result<Stepped, SamplerError> {
         let over = Stepped { parents: vec![], events: vec![] };
         let Some(mut search) = self.search.take() else { return Ok(over) };
-        let (stop, tokenizer) = (&self.stop, &self.tokenizer);
-        let stops = |answer: &[u32]| !stop.is_empty() && StopMatcher::new(stop).push(&tokenizer.decode(answer)).stopped;
+        let watches = &self.watches;
+        let stops = |beam: usize, token| watches.get(beam).is_some_and(|watch| watch.clone().push(token));
         match search.step(logits, stops)? {
             Some(step) => {
                 self.search = Some(search);
+                if !self.stop.is_empty() {
+                    let next = step.parents.iter().zip(&step.tokens).map(|(&parent, &token)| {
+                        let mut watch = self.watches[parent].clone();
+                        watch.push(token);
+                        watch
+                    });
+                    self.watches = next.collect();
+                }
                 self.next = step.tokens;
                 Ok(Stepped { parents: step.parents, events: vec![] })
             }
@@ -67,9 +95,11 @@ impl Beams {
         }
         let ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
         let mut stop = StopMatcher::new(&self.stop);
-        let mut text = stop.push(&self.tokenizer.decode(&ids)).text;
-        text.push_str(&stop.finish());
+        let watched = stop.push(&self.tokenizer.decode(&ids));
+        // Half a character that waited may complete a stop string.
+        let reason = if watched.stopped { FinishReason::Stop } else { hypothesis.reason };
+        let text = watched.text + &stop.finish();
         let tokens = choices.into_iter().map(|choice| named(choice, &self.tokenizer)).collect();
-        Event::Finished { sequence, reason: hypothesis.reason, rest: text.clone(), text, tokens }
+        Event::Finished { sequence, reason, rest: text.clone(), text, tokens }
     }
 }

@@ -7,12 +7,14 @@ use super::tokenizer::Spelling;
 
 /// Turns tokens into text piece by piece; what it gave out, joined, equals [`Tokenizer::decode`] of all tokens. Every token is looked at a
 /// bounded number of times, however long the answer.
+#[derive(Clone)]
 pub struct StreamDecoder {
     tokenizer: Arc<Tokenizer>,
     waiting: Waiting,
 }
 
 /// What the next piece of text still depends on.
+#[derive(Clone)]
 enum Waiting {
     /// Bytes of a character that may go on.
     Bytes(Vec<u8>),

@@ -44,13 +44,14 @@ fn search(
     loop {
         let rows: Vec<Vec<f32>> = texts.iter().map(|text| model(text)).collect();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let Some(step) = search.step(&rows, &stopped).unwrap() else { break };
+        let ends = |beam: usize, token| stopped(&[&texts[beam][prompt.len()..], &[token]].concat());
+        let Some(step) = search.step(&rows, ends).unwrap() else { break };
         let next = step.parents.iter().zip(&step.tokens);
         texts = next.map(|(&parent, &token)| [texts[parent].as_slice(), &[token]].concat()).collect();
         let answers: Vec<&[u32]> = texts.iter().map(|text| &text[prompt.len()..]).collect();
-        assert_eq!(search.running().collect::<Vec<_>>(), answers);
+        assert_eq!(search.running.iter().map(|beam| beam.path.tokens()).collect::<Vec<_>>(), answers);
     }
-    assert_eq!(search.running().len(), 0);
+    assert!(search.running.is_empty());
     search.into_hypotheses()
 }
 
@@ -161,9 +162,9 @@ fn ignoring_the_end_of_text_is_having_none() {
 #[test]
 fn the_wrong_number_of_rows_is_an_error() {
     let mut search = BeamSearch::new(&four_beams(), &[1], 0);
-    let error = search.step(&[&[0.0; 8], &[0.0; 8]], |_| false).unwrap_err();
+    let error = search.step(&[&[0.0; 8], &[0.0; 8]], |_, _| false).unwrap_err();
     assert_eq!(error, SamplerError::Rows { expected: 1, given: 2 });
-    assert!(search.step(&[&[f32::NAN; 8]], |_| false).is_err());
+    assert!(search.step(&[&[f32::NAN; 8]], |_, _| false).is_err());
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn when_every_continuation_is_banned_beams_end_where_they_are() {
         let found = search(&parameters, &[0, 1], 0, |text| row(1, text, 4), |_| false);
         assert_eq!(ids(&found).into_iter().collect::<std::collections::BTreeSet<_>>(), [vec![2, 3], vec![3, 2]].into());
         let mut nothing = BeamSearch::new(&parameters, &[0, 1, 2, 3], 0);
-        assert_eq!(nothing.step(&[&row(1, &[], 4)], |_| false), Err(SamplerError::NothingLeft));
+        assert_eq!(nothing.step(&[&row(1, &[], 4)], |_, _| false), Err(SamplerError::NothingLeft));
     }
 }
 
