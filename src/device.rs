@@ -39,6 +39,14 @@ pub fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f3
     }
 }
 
+/// The f32 elements that a custom operation changes in place.
+pub fn f32_slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((from, to))) => Ok(&mut all[from..to]),
+        _ => candle_core::bail!("keys and values are contiguous f32"),
+    }
+}
+
 /// Calls `f` with the elements of a contiguous f32 tensor on the CPU.
 pub fn with_f32<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 
 use crate::adapter::KeyValuePrefix;
-use crate::device::f32_slice;
+use crate::device::{f32_slice, f32_slice_mut};
 
 /// Tokens per block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -34,20 +34,24 @@ pub struct KvStore {
     /// Per layer, [blocks, kv_heads, BLOCK_TOKENS, head_dim].
     pub values: Vec<Tensor>,
     pub shape: KvShape,
-    pub blocks: usize,
 }
 
 impl KvStore {
     /// A store of `blocks` blocks; on a CPU, memory is taken as blocks are first written.
     pub fn new(shape: KvShape, blocks: usize, device: &Device) -> Result<Self> {
-        let dims = (blocks, shape.kv_heads, BLOCK_TOKENS, shape.head_dim);
-        let make = || (0..shape.layers).map(|_| Tensor::zeros(dims, DType::F32, device)).collect::<Result<Vec<_>>>();
-        Ok(Self { keys: make()?, values: make()?, shape, blocks })
+        let dims = (shape.layers, blocks, shape.kv_heads, BLOCK_TOKENS, shape.head_dim);
+        // One allocation for all layers: one as large as this comes untouched from the system, where a layer's alone may
+        // come from the allocator's own memory and is zeroed, which takes it at once.
+        let make = || -> Result<Vec<Tensor>> {
+            let all = Tensor::zeros(dims, DType::F32, device)?;
+            (0..shape.layers).map(|layer| all.get(layer)).collect()
+        };
+        Ok(Self { keys: make()?, values: make()?, shape })
     }
 
     /// A store for encoders, which keep nothing.
     pub fn none() -> Self {
-        Self { keys: vec![], values: vec![], shape: KvShape { layers: 0, kv_heads: 0, head_dim: 0 }, blocks: 0 }
+        Self { keys: vec![], values: vec![], shape: KvShape { layers: 0, kv_heads: 0, head_dim: 0 } }
     }
 
     /// Copies whole blocks, in all layers.
@@ -86,8 +90,8 @@ impl InplaceOp1 for CopyBlocks<'_> {
         "copy-blocks"
     }
 
-    fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout) -> Result<()> {
-        let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
+    fn cpu_fwd(&self, store: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let store = f32_slice_mut(store, layout)?;
         for (from, to) in self.copies {
             let from = from.0 as usize * self.block;
             store.copy_within(from..from + self.block, to.0 as usize * self.block);
@@ -106,8 +110,8 @@ impl InplaceOp2 for WritePrefix<'_> {
         "write-prefix"
     }
 
-    fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout, prefix: &CpuStorage, layout: &Layout) -> Result<()> {
-        let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
+    fn cpu_fwd(&self, store: &mut CpuStorage, at: &Layout, prefix: &CpuStorage, layout: &Layout) -> Result<()> {
+        let store = f32_slice_mut(store, at)?;
         let KvShape { kv_heads, head_dim, .. } = self.shape;
         for (i, row) in f32_slice(prefix, layout)?.chunks_exact(head_dim).enumerate() {
             let (token, head) = (i / kv_heads, i % kv_heads);

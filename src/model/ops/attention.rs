@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tens
 use rayon::prelude::*;
 use repertoire_kernels::cpu::{Span, attend};
 
-use crate::device::{f32_slice, with_f32};
+use crate::device::{f32_slice, f32_slice_mut, with_f32};
 use crate::model::kv::slot;
 use crate::model::layers::Heads;
 use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row};
@@ -26,8 +26,8 @@ impl InplaceOp2 for KvWrite<'_> {
         "write-kv"
     }
 
-    fn cpu_fwd(&self, store: &mut CpuStorage, _: &Layout, new: &CpuStorage, layout: &Layout) -> Result<()> {
-        let CpuStorage::F32(store) = store else { candle_core::bail!("the key-value store is f32 on the CPU") };
+    fn cpu_fwd(&self, store: &mut CpuStorage, at: &Layout, new: &CpuStorage, layout: &Layout) -> Result<()> {
+        let store = f32_slice_mut(store, at)?;
         let new = f32_slice(new, layout)?;
         let KvShape { kv_heads, head_dim: dim, .. } = self.shape;
         for row in &self.batch.rows {
