@@ -9,5 +9,6 @@ pub mod engine;
 pub mod http;
 pub mod hub;
 pub mod model;
+pub mod profile;
 pub mod telemetry;
 pub mod text;

@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use repertoire_kernels::cpu::{self, Weight};
 
 use crate::device::with_floats;
+use crate::profile::{self, Part};
 
 use super::LinearPatch;
 
@@ -30,6 +31,7 @@ pub fn apply_linear(x: &[f32], y: &mut [f32], site: SiteWeights<'_>, segments: &
     let x = rescale_inputs(x, inputs, segments)?;
     base_products(&x, y, site, segments)?;
     for segment in segments {
+        let _timer = profile::time(if segment.patch.is_some() { Part::Adapters } else { Part::Linear });
         let lines = segment.lines.clone();
         let x = &x[lines.start * inputs..lines.end * inputs];
         let y = &mut y[lines.start * outputs..lines.end * outputs];
@@ -58,6 +60,7 @@ fn rescale_inputs<'a>(x: &'a [f32], inputs: usize, segments: &[PatchedLines<'_>]
     let mut x = Cow::Borrowed(x);
     for segment in segments {
         if let Some(scale) = segment.patch.and_then(|patch| patch.rescale_input.as_ref()) {
+            let _timer = profile::time(Part::Adapters);
             let lines = &mut x.to_mut()[segment.lines.start * inputs..segment.lines.end * inputs];
             with_floats!(scale, |scale| cpu::scale_row(lines, scale));
         }
@@ -67,6 +70,7 @@ fn rescale_inputs<'a>(x: &'a [f32], inputs: usize, segments: &[PatchedLines<'_>]
 
 /// `x·Wᵀ`: one product for every run of segments that use the base's weight.
 fn base_products(x: &[f32], y: &mut [f32], site: SiteWeights<'_>, segments: &[PatchedLines<'_>]) -> Result<()> {
+    let _timer = profile::time(Part::Linear);
     let (outputs, inputs) = site.weight.dims2()?;
     let own = |segment: &PatchedLines<'_>| segment.patch.is_some_and(|patch| patch.weight.is_some());
     for run in segments.chunk_by(|a, b| !own(a) && !own(b)) {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::device::with_f32;
 use crate::model::{BaseModel, Batch, KvStore, Output, Outputs, RowSpec};
+use crate::profile::{self, Part};
 
 use super::EngineError;
 use super::group::{Answer, Group};
@@ -110,7 +111,11 @@ impl Worker {
     }
 
     fn step(&mut self) {
-        let plan = self.scheduler.plan();
+        let _timer = profile::time(Part::Step);
+        let plan = {
+            let _timer = profile::time(Part::Plan);
+            self.scheduler.plan()
+        };
         // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
         let outcome = match outcome {
@@ -136,6 +141,17 @@ impl Worker {
     }
 
     fn forward(&mut self, plan: &Plan) -> candle_core::Result<StepOutputs> {
+        let (batch, order, wants) = self.prepare(plan)?;
+        let outputs = {
+            let _turn = self.turn.lock();
+            self.model.forward(&batch, &mut self.kv)?
+        };
+        Ok(StepOutputs::new(outputs, &order, &wants))
+    }
+
+    /// The step's rows, grouped by adapter; for each row of the batch its place in the plan; what each planned row wants.
+    fn prepare(&mut self, plan: &Plan) -> candle_core::Result<(Batch, Vec<usize>, Vec<Output>)> {
+        let _timer = profile::time(Part::Prepare);
         self.kv.copy_blocks(&plan.copies)?;
         let mut specs = Vec::with_capacity(plan.rows.len());
         for row in &plan.rows {
@@ -154,15 +170,12 @@ impl Worker {
         }
         let wants: Vec<Output> = specs.iter().map(|spec| spec.output).collect();
         let (batch, order) = Batch::group(specs);
-        let outputs = {
-            let _turn = self.turn.lock();
-            self.model.forward(&batch, &mut self.kv)?
-        };
-        Ok(StepOutputs::new(outputs, &order, &wants))
+        Ok((batch, order, wants))
     }
 
     /// Gives every unit what its rows produced.
     fn deliver(&mut self, plan: &Plan, outputs: &StepOutputs) -> candle_core::Result<()> {
+        let _timer = profile::time(Part::Sample);
         let Some(logits) = &outputs.logits else { return self.deliver_rows(plan, outputs, &[]) };
         let vocab = logits.dims2()?.1;
         with_f32(logits, |all| {

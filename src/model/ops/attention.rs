@@ -8,9 +8,11 @@ use crate::device::{f32_slice, f32_slice_mut, with_f32};
 use crate::model::kv::slot;
 use crate::model::layers::Heads;
 use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row};
+use crate::profile::{self, Part};
 
 /// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
 pub fn write_kv(keys: &Tensor, values: &Tensor, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
+    let _timer = profile::time(Part::Attention);
     let write = KvWrite { batch, shape: kv.shape };
     kv.keys[layer].inplace_op2(keys, &write)?;
     kv.values[layer].inplace_op2(values, &write)
@@ -46,6 +48,7 @@ impl InplaceOp2 for KvWrite<'_> {
 
 /// Causal attention of `query` [tokens, heads · head_dim] over what the store holds of each row.
 pub fn attend_cached(query: &Tensor, layer: usize, heads: Heads, batch: &Batch, kv: &KvStore) -> Result<Tensor> {
+    let _timer = profile::time(Part::Attention);
     query.apply_op1_no_bwd(&Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch })
 }
 
@@ -92,6 +95,7 @@ pub fn attend_both_ways(
     heads: Heads,
     batch: &Batch,
 ) -> Result<Tensor> {
+    let _timer = profile::time(Part::Attention);
     query.apply_op1_no_bwd(&BothWays { keys, values, layer, heads, batch })
 }
 

@@ -5,9 +5,11 @@ use repertoire_kernels::cpu::{self, Activation, Rotation};
 
 use crate::device::{f32_slice, with_floats};
 use crate::model::layers::Norm;
+use crate::profile::{self, Part};
 
 /// Normalises the last dimension of `x`; weights of width `n` normalise each group of `n` numbers.
 pub fn norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    let _timer = profile::time(Part::Elementwise);
     x.apply_op1_no_bwd(norm)
 }
 
@@ -30,6 +32,7 @@ impl CustomOp1 for Norm {
 
 /// Turns each head of `x` [tokens, heads · head_dim] by its token's angles.
 pub fn rotate(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+    let _timer = profile::time(Part::Elementwise);
     x.apply_op1_no_bwd(&Rotate { rotation, head_dim })
 }
 
@@ -52,6 +55,7 @@ impl CustomOp1 for Rotate<'_> {
 
 /// Applies an activation to every element.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    let _timer = profile::time(Part::Elementwise);
     x.apply_op1_no_bwd(&Activate(activation))
 }
 
@@ -71,6 +75,7 @@ impl CustomOp1 for Activate {
 
 /// `activation(gate) ⊙ up`.
 pub fn gate(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    let _timer = profile::time(Part::Elementwise);
     gate.apply_op2_no_bwd(up, &Gate(activation))
 }
 
@@ -96,5 +101,6 @@ impl CustomOp2 for Gate {
 
 /// `a + b`.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let _timer = profile::time(Part::Elementwise);
     a + b
 }

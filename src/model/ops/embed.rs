@@ -6,9 +6,11 @@ use crate::adapter::Adapter;
 use crate::adapter::apply::apply_embedding;
 use crate::device::with_floats;
 use crate::model::Batch;
+use crate::profile::{self, Part};
 
 /// [tokens, hidden] f32. `table` is [vocab, hidden]; id `vocab + i` is virtual token `i` of the row's adapter.
 pub fn embed(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+    let _timer = profile::time(Part::Embed);
     table.apply_op1_no_bwd(&Gather { table, batch })
 }
 
@@ -45,6 +47,7 @@ impl CustomOp1 for Gather<'_> {
 
 /// [tokens, hidden] f32 of learned positions `table` [context, hidden].
 pub fn embed_positions(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+    let _timer = profile::time(Part::Embed);
     table.apply_op1_no_bwd(&GatherPositions { table, batch })
 }
 

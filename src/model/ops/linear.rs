@@ -6,6 +6,7 @@ use crate::adapter::apply::{PatchedLines, SiteWeights, apply_head, apply_linear}
 use crate::device::{f32_slice, with_f32};
 use crate::model::layers::Linear;
 use crate::model::{Batch, Output, Segment};
+use crate::profile::{self, Part};
 
 /// `y` [lines, out] of `x` [lines, in] at a linear site; `segments` say whose lines they are.
 pub fn linear(x: &Tensor, layer: &Linear, segments: &[Segment]) -> Result<Tensor> {
@@ -43,6 +44,7 @@ impl CustomOp1 for AdaptedLinear<'_> {
 
 /// Raw label scores for each line of `x` [rows that want scores, hidden], by its row's head.
 pub fn head_scores(x: &Tensor, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+    let _timer = profile::time(Part::Heads);
     let hidden = x.dims2()?.1;
     with_f32(x, |x| {
         batch
