@@ -57,11 +57,6 @@ impl BeamSearch {
         }
     }
 
-    /// The answers of the running beams, in the order in which [`BeamSearch::step`] wants their rows. None: the search is over.
-    pub fn running(&self) -> impl ExactSizeIterator<Item = &[u32]> {
-        self.running.iter().map(|beam| beam.path.tokens())
-    }
-
     /// Takes one row of raw logits for each running beam (`[vocab]` each; at first one row, the prompt's) and goes on by one token.
     ///
     /// `finished_by` says whether an answer, its newest token included, ends in a stop string. `None`: the search is

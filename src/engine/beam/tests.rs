@@ -48,9 +48,9 @@ fn search(
         let next = step.parents.iter().zip(&step.tokens);
         texts = next.map(|(&parent, &token)| [texts[parent].as_slice(), &[token]].concat()).collect();
         let answers: Vec<&[u32]> = texts.iter().map(|text| &text[prompt.len()..]).collect();
-        assert_eq!(search.running().collect::<Vec<_>>(), answers);
+        assert_eq!(search.running.iter().map(|beam| beam.path.tokens()).collect::<Vec<_>>(), answers);
     }
-    assert_eq!(search.running().len(), 0);
+    assert!(search.running.is_empty());
     search.into_hypotheses()
 }
 
