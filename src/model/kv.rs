@@ -34,7 +34,6 @@ pub struct KvStore {
     /// Per layer, [blocks, kv_heads, BLOCK_TOKENS, head_dim].
     pub values: Vec<Tensor>,
     pub shape: KvShape,
-    pub blocks: usize,
 }
 
 impl KvStore {
@@ -42,12 +41,12 @@ impl KvStore {
     pub fn new(shape: KvShape, blocks: usize, device: &Device) -> Result<Self> {
         let dims = (blocks, shape.kv_heads, BLOCK_TOKENS, shape.head_dim);
         let make = || (0..shape.layers).map(|_| Tensor::zeros(dims, DType::F32, device)).collect::<Result<Vec<_>>>();
-        Ok(Self { keys: make()?, values: make()?, shape, blocks })
+        Ok(Self { keys: make()?, values: make()?, shape })
     }
 
     /// A store for encoders, which keep nothing.
     pub fn none() -> Self {
-        Self { keys: vec![], values: vec![], shape: KvShape { layers: 0, kv_heads: 0, head_dim: 0 }, blocks: 0 }
+        Self { keys: vec![], values: vec![], shape: KvShape { layers: 0, kv_heads: 0, head_dim: 0 } }
     }
 
     /// Copies whole blocks, in all layers.

@@ -83,7 +83,7 @@ pub(super) fn head(
 
 fn check_pooler(draft: &Draft<'_>) -> Result<(), AdapterError> {
     let map = draft.map;
-    if !map.pools || !map.missing_pooler {
+    if !map.missing_pooler {
         return Ok(());
     }
     let site = map.find(Site { layer: None, projection: Projection::Pooler });
