@@ -50,8 +50,13 @@ pub fn f32_slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result
 /// Calls `f` with the elements of a contiguous f32 tensor on the CPU.
 pub fn with_f32<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(f32_slice(storage, layout)?),
+    f(cpu_f32(&storage, layout)?)
+}
+
+/// The f32 elements of a tensor that stays open (`storage_and_layout`).
+pub fn cpu_f32<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => f32_slice(storage, layout),
         _ => candle_core::bail!("a CPU kernel was given a tensor of another device"),
     }
 }

@@ -121,7 +121,8 @@ pub fn apply_embedding(
     Ok(())
 }
 
-fn copy_row<W: Weight>(row: &[W], out: &mut [f32]) {
+/// Widens a stored row to f32, which is exact.
+pub fn copy_row<W: Weight>(row: &[W], out: &mut [f32]) {
     for (out, value) in out.iter_mut().zip(row) {
         *out = value.widen();
     }

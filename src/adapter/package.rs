@@ -19,9 +19,12 @@ pub(super) const PROMPT: &str = "prompt.json";
 /// ruprompts' tensor.
 pub(super) const PROVIDER: &str = "prompt_provider.bin";
 
+/// The files that adapters are read from.
+pub(super) const FILES: [&str; 4] = [CONFIG, WEIGHTS, PROMPT, PROVIDER];
+
 /// Whether a file of this name says what an adapter is; README.md, optimizer states and tokenizers do not.
 pub(super) fn is_adapter_file(name: &str) -> bool {
-    [CONFIG, WEIGHTS, PICKLED, PROMPT, PROVIDER].contains(&name)
+    FILES.contains(&name) || name == PICKLED
 }
 
 /// The files that matter, by name, and what the client said of them.

@@ -15,7 +15,7 @@ pub(super) use task::check as check_task;
 
 use super::draft::Draft;
 use super::kinds::{ia3, lora, prefix, prompt};
-use super::package::WEIGHTS;
+use super::package::{CONFIG, WEIGHTS};
 use super::tensors::{TensorFile, few};
 use super::{AdapterError, Kind, Metadata, ReadLimits, SiteMap, TaskKind};
 use config::Method;
@@ -69,7 +69,7 @@ pub(super) fn read<'m>(
     if !left.is_empty() {
         return Err(AdapterError::unsupported(format!(
             "the file has tensors that {} gives no place on base {} ({}): {}",
-            config::FILE,
+            CONFIG,
             map.base,
             map.family,
             few(&left)

@@ -161,8 +161,18 @@ fn start_sweeper(all: Arc<Artefacts>) -> std::io::Result<JoinHandle<()>> {
 fn fingerprint(bases: &[Arc<SiteMap>], limits: &ReadLimits) -> Digest {
     let mut text = format!("1 {} {limits:?}", env!("CARGO_PKG_VERSION"));
     for b in bases {
-        let shape =
-            (b.layers, b.hidden, b.heads, b.kv_heads, b.head_dim, b.vocab, b.context, b.causal, b.tied, b.pools);
+        let shape = (
+            b.layers,
+            b.hidden,
+            b.heads,
+            b.kv_heads,
+            b.head_dim,
+            b.vocab,
+            b.context,
+            b.causal,
+            b.tied,
+            b.missing_pooler,
+        );
         text.push_str(&format!("\n{:?} {:?} {:?} {shape:?}", b.base, b.aliases, b.family));
     }
     Digest::of(text.as_bytes())

@@ -113,8 +113,6 @@ pub struct SiteMap {
     pub pad: Option<u32>,
     /// Module name of the classification head: `score` or `classifier`.
     pub head: String,
-    /// Whether a pooler stands before the head in this family (BERT); the base may lack its weights.
-    pub pools: bool,
     /// The family has a pooler, but the base's files bring no weights for it: the entry's are zeros, and a classifier must bring its own.
     pub missing_pooler: bool,
     /// For ruprompts templates with `<P>text</P>` that were saved uncompiled; without it they are refused.

@@ -135,8 +135,8 @@ impl View<'_> {
         Ok(Tensor::from_raw_buffer(self.data, dtype, shape, &Device::Cpu)?)
     }
 
-    /// As a small f32 tensor of `shape`.
-    pub(super) fn small(&self, shape: &[usize], why: &str) -> Result<Tensor, AdapterError> {
+    /// As an f32 tensor of `shape`, for numbers that are computed with when the adapter is read.
+    pub(super) fn widened(&self, shape: &[usize], why: &str) -> Result<Tensor, AdapterError> {
         Ok(self.tensor(shape, why)?.to_dtype(DType::F32)?)
     }
 }

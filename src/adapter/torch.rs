@@ -28,6 +28,14 @@ impl Storage {
         if self == Self::F32 { 4 } else { 2 }
     }
 
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
     /// The number at an index; `None` outside the bytes.
     fn at(self, bytes: &[u8], index: usize) -> Option<f32> {
         let start = index.checked_mul(self.width())?;
@@ -41,7 +49,7 @@ impl Storage {
     }
 }
 
-/// The two-dimensional tensor, or Parameter, in `bytes`, as f32; `file` is what messages call it.
+/// The two-dimensional tensor, or Parameter, in `bytes`, in its own dtype; `file` is what messages call it.
 pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Tensor, AdapterError> {
     let bad = |why: String| AdapterError::invalid(format!("{file} is not a tensor saved by torch: {why}"));
     if !bytes.starts_with(b"PK\x03\x04") {
@@ -75,7 +83,7 @@ pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Tensor, AdapterError> {
     if numbers.iter().any(|n| !n.is_finite()) {
         return Err(AdapterError::invalid(format!("{file} holds NaN or infinity")));
     }
-    Ok(Tensor::from_vec(numbers, (rows, columns), &Device::Cpu)?.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(numbers, (rows, columns), &Device::Cpu)?.to_dtype(saved.storage.dtype())?)
 }
 
 /// An entry's content, at most `limit` bytes. torch stores uncompressed: what is compressed is somebody's trick.

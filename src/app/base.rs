@@ -88,10 +88,11 @@ fn load(config: &BaseConfig) -> Result<Loaded> {
         hub::Weights::Pickle(file) => WeightFiles::Pickle(file),
         hub::Weights::Dummy => WeightFiles::Dummy,
         hub::Weights::Gguf(file) => {
-            let model = load_gguf(&config.name, aliases, &file, precision)?;
-            let header = GgufFile::open(&file)?;
-            let tokenizer = Tokenizer::from_gguf(&header.content.metadata)?;
-            return Ok(Loaded { model, tokenizer, generation: generation_config::ending_with(header.ends_of_text()) });
+            let file = GgufFile::open(&file)?;
+            let tokenizer = Tokenizer::from_gguf(&file.content.metadata)?;
+            let generation = generation_config::ending_with(file.ends_of_text());
+            let model = load_gguf(&config.name, aliases, file, precision)?;
+            return Ok(Loaded { model, tokenizer, generation });
         }
     };
     let json = json.unwrap_or_else(|| folder.join("config.json"));

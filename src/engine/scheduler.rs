@@ -151,9 +151,7 @@ impl Scheduler {
             tokens -= unit.branches.len();
         }
         for (&id, unit) in self.running.iter_mut().filter(|(_, unit)| !unit.decodes()) {
-            if plan.rows.last().is_none_or(|row| row.unit != id) {
-                tokens -= prefill(&mut plan, &mut self.pool, id, unit, tokens);
-            }
+            tokens -= prefill(&mut plan, &mut self.pool, id, unit, tokens);
         }
         self.admit(&mut plan, tokens);
         plan

@@ -62,7 +62,6 @@ impl Bert {
             head: "classifier",
             embedding: "bert.embeddings.word_embeddings",
             causal: false,
-            pools: true,
             missing_pooler,
         };
         let position_site = EmbeddingSite { module: format!("{at}.position_embeddings"), weight: positions.clone() };

@@ -42,18 +42,12 @@ impl Gpt2 {
         let layers =
             (0..config.layers).map(|i| Layer::load(&mut builder, config, i)).collect::<std::result::Result<_, _>>()?;
         let norm = builder.layer_norm("transformer.ln_f", config.hidden)?;
-        let head = match config.tied {
-            true => embedding.clone(),
-            false => builder.get("lm_head.weight", &[config.vocab, config.hidden])?,
-        };
-        let site = Site { layer: None, projection: Projection::LmHead };
-        let head = builder.site(site, "lm_head", head, false, config.vocab)?;
+        let head = builder.decoder_head(&embedding)?;
         let naming = Naming {
             backbone: "transformer",
             head: "score",
             embedding: "transformer.wte",
             causal: true,
-            pools: false,
             missing_pooler: false,
         };
         let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: positions.clone() };

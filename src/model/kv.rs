@@ -67,8 +67,8 @@ impl KvStore {
     pub fn write_prefix(&mut self, prefix: &KeyValuePrefix, blocks: &[BlockId]) -> Result<()> {
         let write = WritePrefix { blocks, shape: self.shape };
         for layer in 0..self.shape.layers {
-            self.keys[layer].inplace_op2(&prefix.keys[layer], &write)?;
-            self.values[layer].inplace_op2(&prefix.values[layer], &write)?;
+            self.keys[layer].inplace_op2(&prefix.keys[layer].to_dtype(DType::F32)?, &write)?;
+            self.values[layer].inplace_op2(&prefix.values[layer].to_dtype(DType::F32)?, &write)?;
         }
         Ok(())
     }

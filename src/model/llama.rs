@@ -44,18 +44,12 @@ impl Llama {
         let layers =
             (0..config.layers).map(|i| Layer::load(&mut builder, config, i)).collect::<std::result::Result<_, _>>()?;
         let norm = builder.rms_norm("model.norm", config.hidden)?;
-        let head = match config.tied {
-            true => embedding.clone(),
-            false => builder.get("lm_head.weight", &[config.vocab, config.hidden])?,
-        };
-        let site = Site { layer: None, projection: Projection::LmHead };
-        let head = builder.site(site, "lm_head", head, false, config.vocab)?;
+        let head = builder.decoder_head(&embedding)?;
         let naming = Naming {
             backbone: "model",
             head: "score",
             embedding: "model.embed_tokens",
             causal: true,
-            pools: false,
             missing_pooler: false,
         };
         Ok(Self {

@@ -63,14 +63,13 @@ pub fn load_folder(
     build(name, aliases, &config, weights)
 }
 
-/// Loads a base from a GGUF file, dequantised.
+/// Loads a base from an open GGUF file, dequantised.
 pub fn load_gguf(
     name: &str,
     aliases: Vec<String>,
-    path: &Path,
+    file: GgufFile,
     precision: Precision,
 ) -> Result<Box<dyn BaseModel>, LoadError> {
-    let file = GgufFile::open(path)?;
     let config = file.config()?;
     let weights = Weights::gguf(file, &config, precision, &Device::Cpu);
     build(name, aliases, &config, weights)

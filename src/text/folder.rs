@@ -56,8 +56,7 @@ pub(super) fn read(folder: &Path) -> Result<Tokenizer, TextError> {
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|error| load(folder, error))?;
     let chat = chat_template(folder, &config)?.map(|source| ChatTemplate::new(source, tokens.variables()));
-    let text = |name| tokens.named(name).map(str::to_owned);
-    Ok(Tokenizer::new(inner, chat, text("bos_token"), text("eos_token")))
+    Ok(Tokenizer::new(inner, chat))
 }
 
 /// As transformers' GPT2Tokenizer builds it.

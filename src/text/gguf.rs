@@ -45,8 +45,7 @@ pub(super) fn read(metadata: &HashMap<String, Value>) -> Result<Tokenizer, TextE
     let variables = names.into_iter().filter_map(|(key, name)| Some((name.to_owned(), named(key)?.0)));
     let chat = metadata.text("tokenizer.chat_template");
     let chat = chat.map(|source| ChatTemplate::new(source.to_owned(), variables.collect()));
-    let text = |key| named(key).map(|(text, _)| text);
-    Ok(Tokenizer::new(inner, chat, text("bos"), text("eos")))
+    Ok(Tokenizer::new(inner, chat))
 }
 
 /// Tokens that are matched whole in a text: those marked as control are special, those marked as user-defined are text.

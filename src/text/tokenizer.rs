@@ -13,8 +13,6 @@ use super::{ChatTemplate, Message, Piece, TextError, byte_level, folder, gguf};
 pub struct Tokenizer {
     /// Absent when the base brings none.
     pub chat: Option<ChatTemplate>,
-    bos: Option<String>,
-    eos: Option<String>,
     vocabulary: Vocabulary,
 }
 
@@ -26,9 +24,7 @@ enum Vocabulary {
 
 struct Trained {
     inner: tokenizers::Tokenizer,
-    /// One past the highest id.
-    size: u32,
-    /// Made on the first use: most bases never see a prompt format.
+    /// Made on the first use: most bases never see a virtual token inside a text.
     marked: OnceLock<Result<Marked, String>>,
 }
 
@@ -52,20 +48,8 @@ impl Tokenizer {
     /// Where ruprompts puts a virtual token in a compiled template.
     pub const VIRTUAL_TOKEN: &'static str = "<|P|>";
 
-    pub(super) fn new(
-        inner: tokenizers::Tokenizer,
-        chat: Option<ChatTemplate>,
-        bos: Option<String>,
-        eos: Option<String>,
-    ) -> Self {
-        let highest = inner.get_vocab(true).into_values().max();
-        let size = highest.map_or(0, |id| id.saturating_add(1));
-        Self {
-            chat,
-            bos,
-            eos,
-            vocabulary: Vocabulary::Trained(Box::new(Trained { inner, size, marked: OnceLock::new() })),
-        }
+    pub(super) fn new(inner: tokenizers::Tokenizer, chat: Option<ChatTemplate>) -> Self {
+        Self { chat, vocabulary: Vocabulary::Trained(Box::new(Trained { inner, marked: OnceLock::new() })) }
     }
 
     /// Reads `tokenizer.json`, or `vocab.json` + `merges.txt`, or `vocab.txt`, with tokenizer_config.json and the chat template beside it.
@@ -80,33 +64,7 @@ impl Tokenizer {
 
     /// A tokenizer without files: the bytes of a text are its tokens (for `dummy://` bases).
     pub fn bytes() -> Self {
-        Self { chat: None, bos: None, eos: None, vocabulary: Vocabulary::Bytes }
-    }
-
-    /// Text of the token that starts a text.
-    pub fn bos(&self) -> Option<&str> {
-        self.bos.as_deref()
-    }
-
-    /// Text of the token that ends a text.
-    pub fn eos(&self) -> Option<&str> {
-        self.eos.as_deref()
-    }
-
-    /// The id of a token given as it is written in the vocabulary.
-    pub fn id(&self, token: &str) -> Option<u32> {
-        match &self.vocabulary {
-            Vocabulary::Bytes => None,
-            Vocabulary::Trained(trained) => trained.inner.token_to_id(token),
-        }
-    }
-
-    /// One past the highest token id. A model with fewer embeddings cannot take every text.
-    pub fn size(&self) -> u32 {
-        match &self.vocabulary {
-            Vocabulary::Bytes => 256,
-            Vocabulary::Trained(trained) => trained.size,
-        }
+        Self { chat: None, vocabulary: Vocabulary::Bytes }
     }
 
     /// Token ids of a text, with the tokenizer's own special tokens around it when `special`. Special tokens written in the text are recognised.
@@ -126,35 +84,36 @@ impl Tokenizer {
             next = next.wrapping_add(1);
             next.wrapping_sub(1)
         };
-        let (ids, mark): (Vec<u32>, u32) = match &self.vocabulary {
+        let (ids, mark): (Vec<u32>, Option<u32>) = match &self.vocabulary {
             Vocabulary::Bytes => {
                 let ids = pieces.iter().flat_map(|piece| match piece {
                     Piece::Text(text) => text.bytes().map(u32::from).collect(),
                     Piece::Virtual => vec![256],
                 });
-                (ids.collect(), 256)
+                (ids.collect(), Some(256))
             }
             Vocabulary::Trained(trained) => {
-                let marked = trained.marked()?;
+                let marked = (count > 0).then(|| trained.marked()).transpose()?;
                 let mut whole = String::new();
                 for piece in pieces {
                     whole.push_str(match piece {
                         Piece::Text(text) => text,
-                        Piece::Virtual => &marked.mark,
+                        Piece::Virtual => marked.map_or("", |marked| &marked.mark),
                     });
                 }
-                (encode(&marked.inner, &whole, true)?, marked.id)
+                let inner = marked.map_or(&trained.inner, |marked| &marked.inner);
+                (encode(inner, &whole, true)?, marked.map(|marked| marked.id))
             }
         };
         // A token without an embedding would otherwise be read as one of the adapter's.
-        if let Some(id) = ids.iter().find(|id| **id != mark && **id >= vocab) {
+        if let Some(id) = ids.iter().find(|id| Some(**id) != mark && **id >= vocab) {
             let token = self.token_text(*id);
             return Err(TextError::Encode(format!("{token:?} is token {id}, and the model has {vocab} tokens")));
         }
-        if ids.iter().filter(|id| **id == mark).count() != count {
+        if ids.iter().filter(|id| Some(**id) == mark).count() != count {
             return Err(TextError::Encode("the tokenizer does not keep virtual tokens apart".into()));
         }
-        Ok(ids.into_iter().map(|id| if id == mark { number() } else { id }).collect())
+        Ok(ids.into_iter().map(|id| if Some(id) == mark { number() } else { id }).collect())
     }
 
     /// The prompt of a conversation, ready for an answer; the chat template adds every special token.

@@ -236,3 +236,20 @@ fn a_base_is_found_by_name_or_by_being_the_only_one_that_fits() {
     let error = read(&Made::lora()).unwrap_err().to_string();
     assert!(error.contains("more than one base (llama, twin)"), "{error}");
 }
+
+/// PEFT 0.21.2: `IA3Config(target_modules=["k_proj", "up_proj"])` on a Llama makes `ia3_l` of [16, 1] and [56, 1].
+#[test]
+fn default_feedforward_modules_need_not_be_among_the_targets_of_ia3() {
+    let config = json!({"peft_type": "IA3", "task_type": "CAUSAL_LM", "target_modules": ["k_proj", "up_proj"],
+        "feedforward_modules": null});
+    let made = (0..2).fold(Made::new(config), |made, layer| {
+        let module = format!("base_model.model.model.layers.{layer}");
+        made.with(&format!("{module}.self_attn.k_proj.ia3_l"), &[16, 1])
+            .with(&format!("{module}.mlp.up_proj.ia3_l"), &[56, 1])
+    });
+    let adapter = made.read(&LLAMA).unwrap();
+    for module in ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.up_proj"] {
+        let patch = patch(&adapter, &LLAMA, module);
+        assert!(patch.rescale_output.is_some() && patch.rescale_input.is_none());
+    }
+}

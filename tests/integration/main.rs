@@ -17,4 +17,5 @@ mod hub;
 mod isolation;
 mod memory;
 mod registry;
+mod stored_dtype;
 mod text;

@@ -1,4 +1,5 @@
-//! What a hundred adapters cost a real server process: at most 1.2 times their bytes.
+//! What a hundred adapters of all kinds cost a real server process: at most 1.2 times their bytes.
+//! That each kind alone is held as saved is tested in `stored_dtype`.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -97,8 +98,31 @@ impl Process {
     }
 }
 
-/// A LoRA on all linear layers; `seed` makes it one of a kind.
-fn adapter(seed: usize) -> [(&'static str, Vec<u8>); 2] {
+/// The kinds under test, and whether they are saved in f16.
+const KINDS: [(&str, bool); 6] =
+    [("lora", false), ("lora", true), ("ia3", true), ("prompt", true), ("prefix", false), ("prefix", true)];
+
+/// The files of an adapter of a kind, and the bytes of its tensors; `seed` makes it one of a kind.
+fn adapter((kind, halved): (&str, bool), seed: usize) -> ([(&'static str, Vec<u8>); 2], u64) {
+    let made = match kind {
+        "lora" => lora(seed),
+        "ia3" => ia3(seed),
+        "prompt" => virtual_tokens("PROMPT_TUNING", 8, HIDDEN, seed),
+        _ => virtual_tokens("PREFIX_TUNING", 64, LAYERS * 2 * HIDDEN, seed),
+    };
+    let made = if halved { made.halved() } else { made };
+    let bytes = made.tensors.values().map(|(_, _, bytes)| bytes.len() as u64).sum();
+    let files =
+        [("adapter_config.json", made.config.to_string().into_bytes()), ("adapter_model.safetensors", made.weights())];
+    (files, bytes)
+}
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i + seed) % 97) as f32 / 9700.0).collect()
+}
+
+/// A LoRA on four kinds of linear layers.
+fn lora(seed: usize) -> Made {
     const SITES: [(&str, usize, usize); 4] = [
         ("self_attn.q_proj", HIDDEN, HIDDEN),
         ("self_attn.v_proj", HIDDEN, HIDDEN),
@@ -112,30 +136,53 @@ fn adapter(seed: usize) -> [(&'static str, Vec<u8>); 2] {
     for layer in 0..LAYERS {
         for (site, inputs, outputs) in SITES {
             let module = format!("base_model.model.model.layers.{layer}.{site}");
-            let numbers: Vec<f32> = (0..RANK * inputs).map(|i| ((i + seed) % 97) as f32 / 9700.0).collect();
             made = made
-                .with_numbers(&format!("{module}.lora_A.weight"), &[RANK, inputs], &numbers)
+                .with_numbers(&format!("{module}.lora_A.weight"), &[RANK, inputs], &numbers(RANK * inputs, seed))
                 .with(&format!("{module}.lora_B.weight"), &[outputs, RANK]);
         }
     }
-    [("adapter_config.json", made.config.to_string().into_bytes()), ("adapter_model.safetensors", made.weights())]
+    made
+}
+
+/// PEFT's default targets.
+fn ia3(seed: usize) -> Made {
+    let mut made = Made::new(json!({"peft_type": "IA3", "task_type": "CAUSAL_LM"}));
+    for layer in 0..LAYERS {
+        let sites = [("self_attn.k_proj", [HIDDEN, 1]), ("self_attn.v_proj", [HIDDEN, 1]), ("mlp.down_proj", [1, 512])];
+        for (site, shape) in sites {
+            let name = format!("base_model.model.model.layers.{layer}.{site}.ia3_l");
+            made = made.with_numbers(&name, &shape, &numbers(shape[0] * shape[1], seed));
+        }
+    }
+    made
+}
+
+/// `count` rows of `width`.
+fn virtual_tokens(peft_type: &str, count: usize, width: usize, seed: usize) -> Made {
+    Made::new(json!({"peft_type": peft_type, "task_type": "CAUSAL_LM", "num_virtual_tokens": count})).with_numbers(
+        "prompt_embeddings",
+        &[count, width],
+        &numbers(count * width, seed),
+    )
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_hundred_adapters_cost_at_most_a_fifth_more_than_their_bytes() {
+fn a_hundred_adapters_of_all_kinds_cost_at_most_a_fifth_more_than_their_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let server = Process::start(folder.path());
-    // One adapter first, so that what any use of the server costs once is not counted.
-    server.push("first", &adapter(1_000));
-    server.generate(Some("first"));
+    // One of each kind first, so that what any use of the server costs once is not counted.
+    for (i, kind) in KINDS.into_iter().enumerate() {
+        server.push(&format!("first-{i}"), &adapter(kind, 1_000).0);
+        server.generate(Some(&format!("first-{i}")));
+    }
     server.generate(None);
     let before = server.resident();
 
     let mut bytes = 0;
     for i in 0..ADAPTERS {
-        let files = adapter(i);
-        bytes += files.iter().map(|(_, content)| content.len() as u64).sum::<u64>();
+        let (files, size) = adapter(KINDS[i % KINDS.len()], i);
+        bytes += size;
         server.push(&format!("adapter-{i}"), &files);
         server.generate(Some(&format!("adapter-{i}")));
     }

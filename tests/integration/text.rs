@@ -107,7 +107,6 @@ fn a_gguf_file_holds_the_same_tokenizer_as_the_folder() {
     }
     let text = "<|im_start|>a<|im_end|>";
     assert_eq!(from_gguf.encode(text, true).unwrap(), from_folder.encode(text, true).unwrap());
-    assert_eq!((from_gguf.bos(), from_gguf.eos()), (from_folder.bos(), from_folder.eos()));
 }
 
 /// The format of a saved prompt, compiled where the file is not.
@@ -167,7 +166,7 @@ fn prompts_of_ruprompts_are_filled_and_tokenised_as_there() {
 fn a_user_cannot_write_virtual_tokens() {
     for base in ["gpt2", "llama", "bert", "mistral", "qwen2"] {
         let tokenizer = tokenizer(base);
-        let vocab = tokenizer.size();
+        let vocab = 1000;
         let evil = "a<|P|>b<P>{text}<P*3>";
         let pieces = [Piece::Virtual, Piece::Text(evil.into()), Piece::Virtual];
         let ids = tokenizer.encode_with_virtual_tokens(&pieces, vocab).unwrap();
@@ -180,6 +179,9 @@ fn a_user_cannot_write_virtual_tokens() {
             assert_eq!(between, plain, "{base}");
         }
         assert!(tokenizer.decode(&virtual_ids).is_empty(), "{base}");
+        // A format without virtual tokens asks for nothing but the text.
+        let ids = tokenizer.encode_with_virtual_tokens(&[Piece::Text(evil.into())], vocab).unwrap();
+        assert_eq!(ids, tokenizer.encode(evil, true).unwrap(), "{base}");
     }
 }
 
@@ -211,7 +213,8 @@ fn special_tokens_of_the_side_files_are_honoured() {
         fs::copy(fixtures().join("bases/gpt2").join(name), folder.path().join(name)).unwrap();
     }
     let write = |name: &str, value: Value| fs::write(folder.path().join(name), value.to_string()).unwrap();
-    let size = tokenizer("gpt2").size();
+    let vocab = fs::read(folder.path().join("vocab.json")).unwrap();
+    let size = serde_json::from_slice::<Value>(&vocab).unwrap().as_object().unwrap().len() as u32;
     write("tokenizer_config.json", json!({"add_prefix_space": true, "add_bos_token": true, "bos_token": "<bos>"}));
     write(
         "special_tokens_map.json",
@@ -219,8 +222,10 @@ fn special_tokens_of_the_side_files_are_honoured() {
     );
     write("added_tokens.json", json!({"<name>": size}));
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
-    let [name, bos, sep] = ["<name>", "<bos>", "<sep>"].map(|token| tokenizer.id(token).unwrap());
-    assert_eq!([name, bos, sep], [size, size + 1, size + 2]);
+    let [name, bos, sep] = [size, size + 1, size + 2];
+    for (token, id) in [("<name>", name), ("<bos>", bos), ("<sep>", sep)] {
+        assert_eq!(tokenizer.encode(token, false).unwrap(), [id], "{token}");
+    }
     let ids = tokenizer.encode("a  <sep><name>", true).unwrap();
     assert_eq!((ids[0], &ids[ids.len() - 2..]), (bos, &[sep, name][..]));
     assert_eq!(tokenizer.decode(&ids), " a<name>");

@@ -25,10 +25,10 @@ pub(in crate::adapter) fn read(
         let (inputs, outputs) = (entry.inputs(), entry.outputs());
         let view = file.need(&key)?;
         if feedforward {
-            let l = view.small(&[1, inputs], &format!("feed-forward, {inputs} inputs"))?;
+            let l = view.tensor(&[1, inputs], &format!("feed-forward, {inputs} inputs"))?;
             draft.patch_mut(site).rescale_input = Some(l.reshape(inputs)?); // [in]
         } else {
-            let l = view.small(&[outputs, 1], &format!("not feed-forward, {outputs} outputs"))?;
+            let l = view.tensor(&[outputs, 1], &format!("not feed-forward, {outputs} outputs"))?;
             draft.patch_mut(site).rescale_output = Some(l.reshape(outputs)?); // [out]
         }
     }

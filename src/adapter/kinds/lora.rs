@@ -83,7 +83,7 @@ fn linear(
         None
     };
     let bias = if settings.bias {
-        let added = file.need(&key("lora_B.bias"))?.small(&[outputs], &format!("{outputs} outputs"))?;
+        let added = file.need(&key("lora_B.bias"))?.widened(&[outputs], &format!("{outputs} outputs"))?;
         let added = (added * f64::from(settings.scale))?; // [out]
         let base = begun.and_then(|patch| patch.bias.as_ref()).or(entry.bias.as_ref());
         Some(match base {
@@ -136,7 +136,7 @@ fn magnitude(key: &dyn Fn(&str) -> String, file: &mut TensorFile<'_>, width: usi
         Some(view) => view,
         None => file.need(&key("lora_magnitude_vector"))?,
     };
-    view.small(&[width], &format!("{width} outputs"))
+    view.widened(&[width], &format!("{width} outputs"))
 }
 
 fn on_cpu(tensor: &Tensor) -> Result<Tensor, AdapterError> {

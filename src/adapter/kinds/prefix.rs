@@ -14,7 +14,7 @@ pub(in crate::adapter) fn read(
     let (layers, kv_dim) = (map.layers, map.kv_dim());
     let view = file.need("prompt_embeddings")?;
     let why = format!("num_virtual_tokens = {count}, {layers} layers of keys and values of {kv_dim}");
-    let all = view.small(&[count, layers * 2 * kv_dim], &why)?;
+    let all = view.tensor(&[count, layers * 2 * kv_dim], &why)?;
     let part = |column: usize| {
         let part = all.narrow(1, column * kv_dim, kv_dim)?.contiguous()?;
         part.reshape((count, map.kv_heads, map.head_dim)) // [count, kv_heads, head_dim]

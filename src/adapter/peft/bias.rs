@@ -44,7 +44,7 @@ fn linear(site: SiteId, key: &str, file: &mut TensorFile<'_>, draft: &mut Draft<
     // A bias that the base lacks stays in the file and is refused with what is left over.
     let Some(base) = &entry.bias else { return Ok(()) };
     let Some(view) = file.take(key) else { return Ok(()) };
-    let bias = view.small(&[entry.outputs()], &format!("{} outputs", entry.outputs()))?; // [out]
+    let bias = view.tensor(&[entry.outputs()], &format!("{} outputs", entry.outputs()))?; // [out]
     if !same(&bias, base)? {
         draft.patch_mut(site).bias = Some(bias);
     }

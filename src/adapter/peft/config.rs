@@ -4,9 +4,8 @@ use serde_json::{Map, Value};
 
 use super::known::{self, COMMON};
 use crate::adapter::AdapterError;
+use crate::adapter::package::CONFIG;
 
-/// The file's name.
-pub(super) const FILE: &str = "adapter_config.json";
 const MAX_BYTES: usize = 4 << 20;
 const MAX_NAMES: usize = 65_536;
 
@@ -46,10 +45,10 @@ impl Config {
     /// Reads the file and refuses unknown methods, tasks and settings by name.
     pub(in crate::adapter) fn parse(bytes: &[u8]) -> Result<Self, AdapterError> {
         if bytes.len() > MAX_BYTES {
-            return Err(AdapterError::invalid(format!("{FILE} may have {MAX_BYTES} bytes, given {}", bytes.len())));
+            return Err(AdapterError::invalid(format!("{CONFIG} may have {MAX_BYTES} bytes, given {}", bytes.len())));
         }
         let fields: Map<String, Value> = serde_json::from_slice(bytes)
-            .map_err(|why| AdapterError::invalid(format!("{FILE} is not a JSON object: {why}")))?;
+            .map_err(|why| AdapterError::invalid(format!("{CONFIG} is not a JSON object: {why}")))?;
         let method = method(fields.get("peft_type"))?;
         let task = task(fields.get("task_type"))?;
         let config = Self { fields, method, task };
@@ -139,10 +138,10 @@ impl Config {
                 continue;
             }
             if let Some((_, why)) = known.refused.iter().find(|(name, _)| *name == key) {
-                return Err(AdapterError::unsupported(format!("{FILE} sets {key} to {}: {why}", shown(value))));
+                return Err(AdapterError::unsupported(format!("{CONFIG} sets {key} to {}: {why}", shown(value))));
             }
             return Err(AdapterError::unsupported(format!(
-                "{FILE} sets {key} to {}, which this server does not know; it may change what the adapter computes",
+                "{CONFIG} sets {key} to {}, which this server does not know; it may change what the adapter computes",
                 shown(value)
             )));
         }
@@ -154,7 +153,7 @@ fn method(value: Option<&Value>) -> Result<Method, AdapterError> {
     let name = match value {
         Some(Value::String(name)) => name.as_str(),
         Some(other) if !other.is_null() => return Err(wrong("peft_type", "text", other)),
-        _ => return Err(AdapterError::invalid(format!("{FILE} has no peft_type"))),
+        _ => return Err(AdapterError::invalid(format!("{CONFIG} has no peft_type"))),
     };
     Ok(match name {
         "LORA" => Method::Lora,

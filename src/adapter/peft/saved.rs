@@ -80,7 +80,7 @@ fn declared(
             let has_bias =
                 entry.bias.is_some() || (entry.site.projection == Projection::Pooler && file.has(&key("bias")));
             let weight = file.need(&key("weight"))?.tensor(entry.weight.dims(), BASE_SHAPE)?; // [out, in]
-            let bias = has_bias.then(|| file.need(&key("bias"))?.small(&[entry.outputs()], "one for each output"));
+            let bias = has_bias.then(|| file.need(&key("bias"))?.tensor(&[entry.outputs()], "one for each output"));
             let patch = draft.patch_mut(site);
             patch.weight = Some(weight);
             patch.bias = bias.transpose()?;

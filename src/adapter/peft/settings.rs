@@ -114,22 +114,22 @@ pub(super) fn feedforward<'m>(
     map: &SiteMap,
 ) -> Result<Vec<(&'m Module, bool)>, AdapterError> {
     config.flag("fan_in_fan_out")?;
-    let names = match config.names("feedforward_modules")? {
+    let given = config.names("feedforward_modules")?;
+    // Only what is given must be among the targets: PEFT puts its own default in after that check.
+    if let (Some(Names::List(list)), Some(Names::List(all))) = (&given, config.names("target_modules")?)
+        && let Some(stray) = list.iter().find(|name| !all.contains(name))
+    {
+        return Err(AdapterError::invalid(format!(
+            "feedforward_modules must be among target_modules, given {stray:?}"
+        )));
+    }
+    let names = match given {
         Some(names) => names,
         None => Names::List(feedforward_defaults(&map.family)?),
     };
     let pattern = match &names {
         Names::Pattern(pattern) => Some(compile("feedforward_modules", pattern, Anchor::Full)?),
-        Names::List(list) => {
-            let all = config.names("target_modules")?;
-            let stray = |all: &[String]| list.iter().find(|name| !all.contains(name)).cloned();
-            if let Some(stray) = all.and_then(|all| if let Names::List(all) = all { stray(&all) } else { None }) {
-                return Err(AdapterError::invalid(format!(
-                    "feedforward_modules must be among target_modules, given {stray:?}"
-                )));
-            }
-            None
-        }
+        Names::List(_) => None,
     };
     let is_feedforward = |name: &str| match (&pattern, &names) {
         (Some(pattern), _) => pattern.is_match(name.as_bytes()),

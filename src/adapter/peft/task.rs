@@ -74,7 +74,7 @@ pub(super) fn head(
     let weight = view.tensor(&[rows, map.hidden], &format!("{rows} labels, hidden size {}", map.hidden))?;
     // `classifier` is a linear layer with a bias in its families, `score` one without.
     let bias = match map.head.as_str() {
-        "classifier" => Some(file.need(&key("bias"))?.small(&[rows], &format!("{rows} labels"))?),
+        "classifier" => Some(file.need(&key("bias"))?.tensor(&[rows], &format!("{rows} labels"))?),
         _ => None,
     };
     draft.head = Some(Head { weight, bias, labels: labels(metadata, rows)?, problem: problem(metadata) });
@@ -83,7 +83,7 @@ pub(super) fn head(
 
 fn check_pooler(draft: &Draft<'_>) -> Result<(), AdapterError> {
     let map = draft.map;
-    if !map.pools || !map.missing_pooler {
+    if !map.missing_pooler {
         return Ok(());
     }
     let site = map.find(Site { layer: None, projection: Projection::Pooler });

@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::durable::{self, at};
 use super::package_folder::read_file;
 use super::{Store, Summary};
+use crate::adapter::package::{CONFIG, FILES, PROMPT};
 use crate::adapter::{AdapterError, AdapterName, Digest, Package};
 
-/// The files of a folder that make an adapter; others are ignored.
-const FILES: [&str; 4] = ["adapter_config.json", "adapter_model.safetensors", "prompt.json", "prompt_provider.bin"];
 const METADATA: &str = "repertoire.json";
 
 /// Sizes, times and inodes of a folder's files: while it stays, so do the contents.
@@ -55,7 +54,7 @@ impl Store {
     /// Whether there is a folder with adapter files of that name, inside the store.
     pub fn is_placed(&self, name: &AdapterName) -> bool {
         let folder = self.root.join(name.as_str());
-        let marked = ["adapter_config.json", "prompt.json"].iter().any(|file| folder.join(file).exists());
+        let marked = [CONFIG, PROMPT].iter().any(|file| folder.join(file).exists());
         marked && self.inside(folder).inspect_err(|error| tracing::warn!(%name, %error, "skipped")).is_ok()
     }
 

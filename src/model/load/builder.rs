@@ -28,8 +28,6 @@ pub struct Naming {
     /// The token embedding's module.
     pub embedding: &'static str,
     pub causal: bool,
-    /// Whether a pooler stands before the head.
-    pub pools: bool,
     pub missing_pooler: bool,
 }
 
@@ -99,6 +97,16 @@ impl<'a> Builder<'a> {
         Ok(Linear { site: id, weight, bias })
     }
 
+    /// A decoder's output head, which may share the embedding's matrix.
+    pub fn decoder_head(&mut self, embedding: &Tensor) -> Result<Linear, LoadError> {
+        let (vocab, hidden) = (self.config.vocab, self.config.hidden);
+        let weight = match self.config.tied {
+            true => embedding.clone(),
+            false => self.get("lm_head.weight", &[vocab, hidden])?,
+        };
+        self.site(Site { layer: None, projection: Projection::LmHead }, "lm_head", weight, false, vocab)
+    }
+
     /// Dummy weights answer to every name, so families say where a bias is.
     fn optional_bias(&self, site: Site) -> bool {
         match self.config.family.as_str() {
@@ -151,7 +159,6 @@ impl<'a> Builder<'a> {
             context: config.context,
             pad: config.pad,
             head: naming.head.into(),
-            pools: naming.pools,
             missing_pooler: naming.missing_pooler,
             count_tokens: None,
         })

@@ -7,6 +7,10 @@ use serde_json::{Map, Value};
 
 use super::LoadError;
 
+mod rope;
+#[cfg(test)]
+mod tests;
+
 /// What a body needs to know of its base.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
@@ -120,21 +124,15 @@ impl ModelConfig {
             None if family == "qwen3" => 128,
             None => divide(hidden, heads)?,
         };
-        let mut context = fields.size("max_position_embeddings", Some(2048))?;
-        // Inside the window, sliding attention is full attention: the window becomes the context.
+        let defaults = Defaults::of(&family, heads);
         let layers = fields.size("num_hidden_layers", None)?;
-        let slides = match family.as_str() {
-            "mistral" => true,
-            // Of Qwen's layers only those from `max_window_layers` on slide.
-            "qwen2" | "qwen3" => {
-                fields.flag("use_sliding_window", false) && layers > fields.optional("max_window_layers").unwrap_or(28)
-            }
-            _ => false,
+        let longest = fields.size("max_position_embeddings", Some(defaults.context))?;
+        // Inside the window, sliding attention is full attention: the window becomes the context.
+        let window = window(fields, &family, layers)?;
+        let kv_heads = match fields.0.get("num_key_value_heads") {
+            Some(Value::Null) => heads,
+            _ => fields.size("num_key_value_heads", Some(defaults.kv_heads))?,
         };
-        if let Some(window) = fields.optional("sliding_window").filter(|_| slides) {
-            context = context.min(window);
-        }
-        let kv_heads = fields.size("num_key_value_heads", Some(heads))?;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(unsupported(format!(
                 "num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
@@ -148,11 +146,11 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             vocab: fields.size("vocab_size", None)?,
-            context,
+            context: window.map_or(longest, |window| window.min(longest)),
             norm_eps: fields.number("rms_norm_eps", 1e-6),
             activation: fields.activation("hidden_act", "silu")?,
             tied: fields.flag("tie_word_embeddings", false),
-            inverse_frequencies: rope(fields, head_dim)?,
+            inverse_frequencies: rope::inverse_frequencies(fields, head_dim, longest)?,
             token_types: 0,
             pad: fields.optional("pad_token_id").map(|id| id as u32),
             family,
@@ -160,44 +158,37 @@ impl ModelConfig {
     }
 }
 
-/// Inverse frequencies with the config's scaling. Formulas: transformers' modeling_rope_utils.
-fn rope(fields: &Fields<'_>, head_dim: usize) -> Result<Vec<f32>, LoadError> {
-    let none = Map::new();
-    // transformers 5 has everything in rope_parameters; older files have rope_theta and rope_scaling.
-    let parameters = ["rope_parameters", "rope_scaling"].iter().find_map(|key| fields.0.get(*key)?.as_object());
-    let scaling = Fields(parameters.unwrap_or(&none));
-    let theta = scaling.0.get("rope_theta").or(fields.0.get("rope_theta")).and_then(Value::as_f64).unwrap_or(10_000.0);
-    if fields.number("partial_rotary_factor", 1.0) != 1.0 || scaling.number("partial_rotary_factor", 1.0) != 1.0 {
-        return Err(unsupported("partial_rotary_factor other than 1".into()));
-    }
-    let plain = (0..head_dim / 2).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32));
-    let kind = ["rope_type", "type"].iter().find_map(|key| scaling.0.get(*key)?.as_str()).unwrap_or("default");
-    match kind {
-        "default" => Ok(plain.collect()),
-        "linear" => {
-            let factor = scaling.required("factor")?;
-            Ok(plain.map(|f| f / factor).collect())
+/// What transformers' configuration classes put where config.json has no key at all.
+struct Defaults {
+    context: usize,
+    kv_heads: usize,
+}
+
+impl Defaults {
+    fn of(family: &str, heads: usize) -> Self {
+        match family {
+            "mistral" => Self { context: 131_072, kv_heads: 8 },
+            "qwen2" | "qwen3" => Self { context: 32_768, kv_heads: 32 },
+            _ => Self { context: 2048, kv_heads: heads },
         }
-        "llama3" => {
-            let factor = scaling.required("factor")?;
-            let low = scaling.required("low_freq_factor")?;
-            let high = scaling.required("high_freq_factor")?;
-            let original = scaling.required("original_max_position_embeddings")?;
-            Ok(plain.map(|f| llama3(f, factor, low, high, original)).collect())
-        }
-        other => Err(unsupported(format!("rope type {other:?}; default, linear and llama3 are computed"))),
     }
 }
 
-fn llama3(frequency: f32, factor: f32, low: f32, high: f32, original: f32) -> f32 {
-    let wavelength = 2.0 * std::f32::consts::PI / frequency;
-    if wavelength < original / high {
-        frequency
-    } else if wavelength > original / low {
-        frequency / factor
-    } else {
-        let smooth = (original / wavelength - low) / (high - low);
-        (1.0 - smooth) * frequency / factor + smooth * frequency
+/// The number of tokens that a sliding layer looks back on, where some layer slides.
+fn window(fields: &Fields<'_>, family: &str, layers: usize) -> Result<Option<usize>, LoadError> {
+    let slides = match family {
+        "mistral" => true,
+        "qwen2" | "qwen3" if !fields.flag("use_sliding_window", false) => false,
+        "qwen2" | "qwen3" => match fields.0.get("layer_types").and_then(Value::as_array) {
+            Some(kinds) => kinds.iter().any(|kind| kind == "sliding_attention"),
+            None => layers > fields.size("max_window_layers", Some(28))?,
+        },
+        _ => false,
+    };
+    match fields.0.get("sliding_window") {
+        _ if !slides => Ok(None),
+        Some(Value::Null) => Ok(None),
+        _ => fields.size("sliding_window", Some(4096)).map(Some),
     }
 }
 

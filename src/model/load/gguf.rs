@@ -99,6 +99,10 @@ impl GgufFile {
         }
         let json = config.as_object().expect("just made");
         let mut config = ModelConfig::from_json(json)?;
+        // As in config.json: inside the window, sliding attention is full attention.
+        if let Some(window) = self.number("attention.sliding_window").filter(|window| *window > 0.0) {
+            config.context = config.context.min(window as usize);
+        }
         // llama3's scaling is stored as factors that divide the frequencies.
         if self.content.tensor_infos.contains_key("rope_freqs.weight") {
             let factors = self.read("rope_freqs.weight", &Device::Cpu)?.to_vec1::<f32>()?;
@@ -177,4 +181,21 @@ fn gguf_name(name: &str) -> Option<String> {
     let (module, parameter) = rest.rsplit_once('.')?;
     let (_, part) = PARTS.iter().find(|(hf, _)| *hf == module)?;
     Some(format!("blk.{layer}.{part}.{parameter}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// llama.cpp's key, `LLM_KV_ATTENTION_SLIDING_WINDOW`; 0 is no window.
+    #[test]
+    fn a_sliding_window_is_the_context() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bases/llama.gguf");
+        let mut file = GgufFile::open(&path).unwrap();
+        let whole = file.config().unwrap().context;
+        for (window, context) in [(0, whole), (32, 32), (1 << 20, whole)] {
+            file.content.metadata.insert("llama.attention.sliding_window".into(), Value::U32(window));
+            assert_eq!(file.config().unwrap().context, context);
+        }
+    }
 }

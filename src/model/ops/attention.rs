@@ -1,13 +1,14 @@
 //! Attention: causal over the paged store, or both ways inside a row.
 
-use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, StorageRef, Tensor};
 use rayon::prelude::*;
 use repertoire_kernels::cpu::{Span, attend};
 
-use crate::device::{f32_slice, f32_slice_mut, with_f32};
+use crate::adapter::KeyValuePrefix;
+use crate::device::{cpu_f32, f32_slice, f32_slice_mut, with_f32};
 use crate::model::kv::slot;
 use crate::model::layers::Heads;
-use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row};
+use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row, Segment};
 use crate::profile::{self, Part};
 
 /// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
@@ -116,16 +117,19 @@ impl CustomOp1 for BothWays<'_> {
         let query = f32_slice(storage, layout)?;
         let Heads { kv_heads, head_dim, .. } = self.heads;
         let width = kv_heads * head_dim;
-        let prefixes = self.batch.rows.iter().map(|row| self.prefix(row)).collect::<Result<Vec<_>>>()?;
+        let segments = &self.batch.segments;
+        let prefixes = segments.iter().map(|segment| self.prefix(segment)).collect::<Result<Vec<_>>>()?;
+        let opened: Vec<_> = prefixes.iter().map(|prefix| prefix.as_ref().map(Prefix::open)).collect();
+        let prefixes = opened.iter().map(|opened| opened.as_ref().map(|opened| opened.span(width)).transpose());
+        let prefixes = prefixes.collect::<Result<Vec<_>>>()?;
         with_f32(self.keys, |keys| {
             with_f32(self.values, |values| {
                 let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
-                    let index = self.batch.token_rows[row.tokens.start + token];
-                    let prefix = prefixes[index].as_ref().map(|(keys, values, tokens)| Span {
-                        keys: &keys[head * head_dim..],
-                        values: &values[head * head_dim..],
-                        tokens: *tokens,
-                        stride: width,
+                    let segment = segments.partition_point(|s| s.lines.end <= row.tokens.start + token);
+                    let prefix = prefixes[segment].map(|span| Span {
+                        keys: &span.keys[head * head_dim..],
+                        values: &span.values[head * head_dim..],
+                        ..span
                     });
                     let at = row.tokens.start * width + head * head_dim;
                     let own =
@@ -138,14 +142,48 @@ impl CustomOp1 for BothWays<'_> {
     }
 }
 
-/// Keys, values and number of a row's prefix tokens.
-type Prefix = (Vec<f32>, Vec<f32>, usize);
+/// One layer's prefix of a segment's adapter in f32: the adapter's own tensors where they are f32, else widened once
+/// for all rows of the segment.
+struct Prefix {
+    keys: Tensor,
+    values: Tensor,
+    count: usize,
+}
+
+/// A [`Prefix`] whose numbers can be read as long as this is held.
+struct OpenPrefix<'a> {
+    keys: (StorageRef<'a>, &'a Layout),
+    values: (StorageRef<'a>, &'a Layout),
+    count: usize,
+}
 
 impl BothWays<'_> {
-    fn prefix(&self, row: &Row) -> Result<Option<Prefix>> {
-        let Some(prefix) = row.adapter.as_ref().and_then(|adapter| adapter.prefix.as_ref()) else { return Ok(None) };
-        let copy = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-        Ok(Some((copy(&prefix.keys[self.layer])?, copy(&prefix.values[self.layer])?, prefix.count)))
+    fn prefix(&self, segment: &Segment) -> Result<Option<Prefix>> {
+        let prefix = segment.adapter.as_ref().and_then(|adapter| adapter.prefix.as_ref());
+        let widen = |prefix: &KeyValuePrefix| {
+            Ok(Prefix {
+                keys: prefix.keys[self.layer].to_dtype(DType::F32)?,
+                values: prefix.values[self.layer].to_dtype(DType::F32)?,
+                count: prefix.count,
+            })
+        };
+        prefix.map(widen).transpose()
+    }
+}
+
+impl Prefix {
+    fn open(&self) -> OpenPrefix<'_> {
+        let Self { keys, values, count } = self;
+        OpenPrefix { keys: keys.storage_and_layout(), values: values.storage_and_layout(), count: *count }
+    }
+}
+
+impl OpenPrefix<'_> {
+    /// All heads' keys and values, tokens `width` apart.
+    fn span(&self, width: usize) -> Result<Span<'_>> {
+        let keys = cpu_f32(&self.keys.0, self.keys.1)?;
+        let values = cpu_f32(&self.values.0, self.values.1)?;
+        Ok(Span { keys, values, tokens: self.count, stride: width })
     }
 }
 

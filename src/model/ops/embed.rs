@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::adapter::Adapter;
-use crate::adapter::apply::apply_embedding;
+use crate::adapter::apply::{apply_embedding, copy_row};
 use crate::device::with_floats;
 use crate::model::Batch;
 use crate::profile::{self, Part};
@@ -87,9 +87,7 @@ fn copy_virtual(adapter: Option<&Adapter>, index: usize, out: &mut [f32]) -> Res
         candle_core::bail!("virtual token {index} of {}", virtual_tokens.count());
     }
     with_floats!(virtual_tokens.embeddings, |rows| {
-        for (out, value) in out.iter_mut().zip(&rows[index * hidden..][..hidden]) {
-            *out = repertoire_kernels::cpu::Weight::widen(*value);
-        }
+        copy_row(&rows[index * hidden..][..hidden], out);
     });
     Ok(())
 }

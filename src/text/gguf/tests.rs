@@ -44,7 +44,6 @@ fn control_tokens_are_special_and_user_defined_ones_are_text() {
     let tokenizer = read(&gpt2("smollm")).unwrap();
     assert_eq!(tokenizer.encode("a<|end|><think>b", true).unwrap(), [2, 0, 1, 3]);
     assert_eq!(tokenizer.decode(&[2, 0, 1, 3]), "a<think>b");
-    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some("<|end|>"), Some("<|end|>")));
 }
 
 #[test]

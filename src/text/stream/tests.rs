@@ -19,7 +19,7 @@ fn tokenizer(tokens: &[&str], decoder: impl Into<DecoderWrapper>) -> Arc<Tokeniz
     let mut inner = tokenizers::Tokenizer::new(BPE::builder().vocab_and_merges(vocab, vec![]).build().unwrap());
     inner.with_decoder(Some(decoder));
     inner.add_tokens([AddedToken::from("<end>", true), AddedToken::from("added one", false)]).unwrap();
-    Arc::new(Tokenizer::new(inner, None, None, None))
+    Arc::new(Tokenizer::new(inner, None))
 }
 
 fn byte_level() -> Arc<Tokenizer> {

@@ -42,8 +42,9 @@ impl Bench {
     /// A base in a GGUF file.
     pub fn gguf(base: &str) -> Self {
         let path = fixtures().join("bases").join(format!("{base}.gguf"));
-        let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap().content.metadata).unwrap();
-        Self::start(base, load_gguf(base, vec![], &path, Precision::Stored).unwrap(), tokenizer)
+        let file = GgufFile::open(&path).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&file.content.metadata).unwrap();
+        Self::start(base, load_gguf(base, vec![], file, Precision::Stored).unwrap(), tokenizer)
     }
 
     fn start(base: &str, model: Box<dyn BaseModel>, tokenizer: Tokenizer) -> Self {

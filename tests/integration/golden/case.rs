@@ -1,6 +1,8 @@
 //! One base's golden file, and how its entries are checked.
 
-use repertoire::adapter::{EosTokens, Lease, Metadata};
+use std::sync::Arc;
+
+use repertoire::adapter::{EosTokens, Lease, Metadata, SiteMap};
 use repertoire::engine::{Engine, Event, EventStream, FinishReason, Parameters, Request, Token, Work};
 use repertoire::text::{Input, PromptFormat};
 use serde_json::Value;
@@ -127,12 +129,18 @@ impl Golden {
         self.request(case, lease.as_ref())
     }
 
+    /// What the base offers to adapters.
+    pub fn sites(&self) -> &Arc<SiteMap> {
+        &self.bench.sites
+    }
+
     /// The engine.
     pub fn engine(&self) -> &Engine {
         &self.bench.engine
     }
 
-    fn request(&self, case: &Value, lease: Option<&Lease>) -> Request {
+    /// A request for one case with an adapter already read.
+    pub fn request(&self, case: &Value, lease: Option<&Lease>) -> Request {
         let mut parameters = Parameters { eos: self.eos.clone(), ..Parameters::default() };
         if let Some(lease) = lease {
             parameters.apply(&lease.generation);
