@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use crate::engine::Usage;
 
+use super::auth::{Generate, May};
 use super::inference::{Classification, ClassifyCall, Label, Scheduling};
 use super::inputs::Inputs;
 use super::measure::{self, AdapterLabel};
 use super::openapi::InferenceErrors;
-use super::{ApiError, AppState, Caller, Json, Scope};
+use super::{ApiError, AppState, Json};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -86,11 +87,10 @@ pub struct Labels {
     responses((status = 200, description = "Labels", body = ClassifyResponse), InferenceErrors)
 )]
 async fn classify(
-    caller: Caller,
+    caller: May<Generate>,
     State(state): State<AppState>,
     Json(request): Json<ClassifyRequest>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Generate)?;
     let call = ClassifyCall {
         adapter_id: request.adapter_id,
         base: request.base,

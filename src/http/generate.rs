@@ -20,11 +20,12 @@ pub use stream::StreamEvent;
 use crate::engine::{FinishReason, Token, Usage};
 use crate::text::Message;
 
+use super::auth::{Generate, May};
 use super::inference::{Answer, GenerateCall, Generation, Prompt, RequestParameters, Scheduling};
 use super::inputs::Inputs;
 use super::measure::{self, AdapterLabel};
 use super::openapi::InferenceErrors;
-use super::{ApiError, AppState, Caller, Json, Scope};
+use super::{ApiError, AppState, Json};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -136,11 +137,10 @@ impl GenerateRequest {
     )
 )]
 async fn generate(
-    caller: Caller,
+    caller: May<Generate>,
     State(state): State<AppState>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Generate)?;
     let (details, streams) = (request.details, request.stream);
     let generation = Generation::start(&state, &caller, request.into_call()?).await?;
     let label = AdapterLabel::of(&generation.target);

@@ -1,12 +1,16 @@
 //! `/v1/adapters`.
 
+use std::convert::Infallible;
 use std::io::Write;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use repertoire::config::Config;
+use futures_util::stream;
+use repertoire::config::{ByteSize, Config};
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::harness::{Answer, Form, Holds, Server, fixtures};
 
@@ -164,6 +168,9 @@ async fn a_pinned_adapter_says_so() {
 #[rstest]
 #[case::no_id(Form::default().file("adapter_config.json", b"{}"), 422, "validation", &["id"])]
 #[case::no_files(Form::default().text("id", "a"), 422, "validation", &["files", "given none"])]
+#[case::two_ids(Form::default().text("id", "a").text("id", "b"), 422, "validation", &["the part id", "once"])]
+#[case::two_metadata(Form::default().text("id", "a").text("metadata", "{}").text("metadata", "{}"), 422, "validation", &["the part metadata", "once"])]
+#[case::long_metadata(Form::default().text("id", "a").text("metadata", &" ".repeat(2 << 20)), 413, "too_large", &["metadata", "1048576"])]
 #[case::bad_id(Form::adapter("a/b", "llama/lora", Value::Null), 422, "validation", &["a/b"])]
 #[case::unknown_part(Form::default().text("id", "a").text("name", "b"), 422, "validation", &["\"name\""])]
 #[case::metadata(Form::default().text("id", "a").text("metadata", "{\"tsak\": 1}"), 422, "validation", &["tsak"])]
@@ -209,6 +216,24 @@ async fn sources_are_read_only_under_allowed_roots() {
     let answer = open.post("/v1/adapters", from(inside)).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
     open.post("/v1/generate", json!({"adapter_id": "a", "input": "b", "parameters": {"max_new_tokens": 1}})).await.ok();
+}
+
+#[tokio::test]
+async fn uploads_beyond_what_memory_is_set_aside_for_wait_for_others_to_end() {
+    let server = Server::configured(Holds::Llama, |config| config.limits.body_bytes = ByteSize(1 << 20));
+    let form = Form::adapter("a", "llama/lora", Value::Null);
+    // Neither says how much it sends, so both may send the most: there is no room for a third.
+    let endless = || Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
+    let soon = Duration::from_millis(100);
+    let mut first = Box::pin(server.send(form.request(), endless()));
+    let mut second = Box::pin(server.send(form.request(), endless()));
+    let mut third = Box::pin(server.send(form.request(), Body::from(form.body())));
+    for upload in [&mut first, &mut second, &mut third] {
+        assert!(timeout(soon, upload).await.is_err(), "it waits");
+    }
+    server.post("/v1/generate", json!({"input": "a", "parameters": {"max_new_tokens": 1}})).await.ok();
+    drop(first);
+    third.await.ok();
 }
 
 #[tokio::test]

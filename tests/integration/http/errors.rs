@@ -1,9 +1,12 @@
 //! Every status of the contract, in one shape.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::http::{Method, Request};
+use futures_util::StreamExt;
 use repertoire::config::{ByteSize, Config};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -78,6 +81,22 @@ async fn bodies_over_the_limit_are_413() {
     answer.refused(413, "too_large", &["limits.body_bytes"]);
     let form = Form::default().text("id", "a").file("adapter_model.safetensors", &[0; 5000]);
     server.send(form.request(), form.body()).await.refused(413, "too_large", &["limits.body_bytes"]);
+}
+
+#[tokio::test]
+async fn json_ends_where_no_real_request_reaches() {
+    let server = Server::start(Holds::Llama);
+    // A client that does not say how much it sends: it is cut off, long before limits.body_bytes.
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let chunks = futures_util::stream::repeat_with(move || {
+        counted.fetch_add(1 << 20, Ordering::Relaxed);
+        Ok::<_, std::convert::Infallible>(vec![b' '; 1 << 20])
+    });
+    let request = Request::post("/v1/generate").header("content-type", "application/json");
+    let answer = server.send(request, Body::from_stream(chunks.take(200))).await;
+    answer.refused(413, "too_large", &["33554432"]);
+    assert!(sent.load(Ordering::Relaxed) < 40 << 20);
 }
 
 #[tokio::test]
