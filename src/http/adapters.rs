@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, Metadata, PublishIf};
+use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, Metadata};
 
 use super::auth::{May, Read, Write};
 use super::openapi::{ReadErrors, WriteErrors};
@@ -140,10 +140,7 @@ async fn patch_adapter(
 ) -> Result<Response, ApiError> {
     let name = name(&caller, &id)?;
     let published = state.blocking(move |state| {
-        let condition = conditions::condition(&headers, &name, &state.registry)?;
-        if condition == PublishIf::Absent {
-            return Err(ApiError::validation("If-None-Match", "If-None-Match is for POST; a change takes If-Match"));
-        }
+        let condition = conditions::change(&headers, &name, &state.registry)?;
         Ok(state.registry.patch(&name, change, condition)?)
     });
     Ok(tagged(StatusCode::OK, published.await?.info))
@@ -168,10 +165,7 @@ async fn delete_adapter(
 ) -> Result<StatusCode, ApiError> {
     let name = name(&caller, &id)?;
     let deleted = state.blocking(move |state| {
-        let condition = conditions::condition(&headers, &name, &state.registry)?;
-        if condition == PublishIf::Absent {
-            return Err(ApiError::validation("If-None-Match", "If-None-Match is for POST; deleting takes If-Match"));
-        }
+        let condition = conditions::change(&headers, &name, &state.registry)?;
         Ok(state.registry.delete(&name, condition)?)
     });
     deleted.await?;

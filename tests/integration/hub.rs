@@ -250,6 +250,17 @@ fn without_a_network_the_last_download_is_taken() {
 }
 
 #[test]
+fn a_pickle_in_parts_is_refused_with_a_command_that_keeps_a_decoders_output_layer() {
+    for (family, class) in [("llama", "AutoModelForCausalLM"), ("bert", "AutoModel")] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), format!("{{\"model_type\": \"{family}\"}}")).unwrap();
+        fs::write(folder.path().join("pytorch_model.bin.index.json"), "{}").unwrap();
+        let message = message(local(folder.path()));
+        assert!(message.contains(&format!("import {class} as")), "{message}");
+    }
+}
+
+#[test]
 fn an_adapter_over_the_limit_is_not_even_begun() {
     let (cache, large) = (tempfile::tempdir().unwrap(), weights());
     let files: [(&str, &[u8]); 3] =

@@ -53,7 +53,7 @@ impl AdapterRegistry {
                 next.versions.push(Version { number: state.next, source });
                 next.next += 1;
             }
-            next.pin_to(&artefact);
+            self.move_pin(name, state, &mut next, &artefact)?;
             next.prune(self.keep_versions);
             Ok(Some(next))
         })?;
@@ -80,13 +80,19 @@ impl AdapterRegistry {
     }
 
     /// Points the name to an older version. It is loaded first: a version that cannot be read never becomes current.
-    pub fn rollback(&self, name: &AdapterName, version: u32) -> Result<AdapterInfo, AdapterError> {
+    pub fn rollback(
+        &self,
+        name: &AdapterName,
+        version: u32,
+        condition: PublishIf,
+    ) -> Result<AdapterInfo, AdapterError> {
         let reference = AdapterRef { name: name.clone(), version: Selector::Number(version) };
         let (lease, artefact) = self.lease_artefact(&reference)?;
         let state = self.names.change(name, |state| {
+            state.check(condition, name, &self.all)?;
             state.select(&reference, &self.all)?;
             let mut next = State { current: Some(version), ..state.clone() };
-            next.pin_to(&artefact);
+            self.move_pin(name, state, &mut next, &artefact)?;
             Ok((state.current != next.current).then_some(next))
         })?;
         drop(lease);
@@ -125,8 +131,7 @@ impl AdapterRegistry {
                         moved = true;
                         return Ok(None);
                     }
-                    self.room_for_pin(name, artefact)?;
-                    next.pin_to(artefact);
+                    self.move_pin(name, state, &mut next, artefact)?;
                 }
                 Ok(Some(next))
             })?;
@@ -139,18 +144,29 @@ impl AdapterRegistry {
         }
     }
 
-    fn room_for_pin(&self, name: &AdapterName, artefact: &Artefact) -> Result<(), AdapterError> {
-        let residency = &self.all.residency;
-        let others = residency.pinned_bytes(artefact.slot());
-        let own = artefact.slot().resident().map_or(0, |adapter| adapter.bytes() as u64);
-        let limit = residency.budget();
-        if others + own <= limit {
-            return Ok(());
+    /// Moves the pin of a pinned name to what becomes its current version, unless pinned adapters would outgrow memory.
+    fn move_pin(
+        &self,
+        name: &AdapterName,
+        old: &State,
+        next: &mut State,
+        artefact: &Arc<Artefact>,
+    ) -> Result<(), AdapterError> {
+        if next.pinned {
+            let residency = &self.all.residency;
+            let _pinning = residency.pinning.lock();
+            let others = residency.pinned_bytes(artefact.slot(), old.pin.as_deref());
+            let own = artefact.slot().resident().map_or(0, |adapter| adapter.bytes() as u64);
+            let limit = residency.budget();
+            if others + own > limit {
+                return Err(AdapterError::Invalid(format!(
+                    "pinned adapters may take adapters.host_bytes = {limit} bytes; with {name} they would take {}",
+                    others + own
+                )));
+            }
+            next.pin_to(artefact);
         }
-        Err(AdapterError::Invalid(format!(
-            "pinned adapters may take adapters.host_bytes = {limit} bytes; with {name} they would take {}",
-            others + own
-        )))
+        Ok(())
     }
 }
 

@@ -129,7 +129,7 @@ async fn publish_adapter(
     let turn = state.uploads.turn().await?;
     let published = state
         .blocking(move |state| {
-            let condition = conditions::condition(&headers, &name, &state.registry)?;
+            let condition = conditions::publication(&headers, &name, &state.registry)?;
             let unpacked = files.iter().any(|(name, _)| is_archive(name));
             let package = package(files, metadata, state.config.limits.body_bytes.0)?;
             // What an archive unpacked to is more than was admitted: the turn ends when it is stored.

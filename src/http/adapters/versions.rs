@@ -1,7 +1,7 @@
 //! Below `/v1/adapters/{id}`: versions, rollback, files, pin.
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ use crate::http::auth::{May, Read, Write};
 use crate::http::openapi::{ReadErrors, WriteErrors};
 use crate::http::{ApiError, AppState, Caller, Json, List, Page, Path};
 
-use super::{name, reference, tagged};
+use super::{conditions, name, reference, tagged};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -56,7 +56,10 @@ async fn list_versions(
     post,
     path = "/v1/adapters/{id}/rollback",
     tag = "adapters",
-    params(("id" = AdapterName, Path)),
+    params(
+        ("id" = AdapterName, Path),
+        ("If-Match" = Option<String>, Header, description = "`\"<digest>\"` that must be the current one"),
+    ),
     request_body = Rollback,
     responses((status = 200, description = "The version that is current now", body = AdapterInfo, headers(("ETag" = String))), WriteErrors)
 )]
@@ -64,10 +67,15 @@ async fn rollback_adapter(
     caller: May<Write>,
     State(state): State<AppState>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     Json(Rollback { version }): Json<Rollback>,
 ) -> Result<Response, ApiError> {
     let name = name(&caller, &id)?;
-    let info = state.blocking(move |state| Ok(state.registry.rollback(&name, version)?)).await?;
+    let info = state.blocking(move |state| {
+        let condition = conditions::change(&headers, &name, &state.registry)?;
+        Ok(state.registry.rollback(&name, version, condition)?)
+    });
+    let info = info.await?;
     Ok(tagged(StatusCode::OK, info))
 }
 

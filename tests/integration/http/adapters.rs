@@ -100,6 +100,37 @@ async fn conditions_that_do_not_hold_are_409() {
 }
 
 #[tokio::test]
+async fn a_rollback_takes_a_condition_and_conditions_may_stand_on_several_lines() {
+    let server = Server::start(Holds::Llama);
+    let first = server.push("a", "llama/lora", Value::Null).await;
+    let second = server.push("a", "llama/dora", Value::Null).await;
+    let back = || Request::post("/v1/adapters/a/rollback").header("content-type", "application/json");
+    let body = json!({"version": 1}).to_string();
+    let stale = server.send(back().header("if-match", etag(&first)), body.clone()).await;
+    stale.refused(409, "version_conflict", &["a"]);
+    let create = server.send(back().header("if-none-match", "*"), body.clone()).await;
+    create.refused(422, "validation", &["If-Match"]);
+    let both = back().header("if-match", etag(&first)).header("if-match", etag(&second));
+    assert_eq!(server.send(both, body).await.ok()["version"], 1);
+    let lines = Request::get("/v1/adapters/a").header("if-none-match", etag(&second));
+    let lines = lines.header("if-none-match", format!("W/{}", etag(&first)));
+    assert_eq!(server.send(lines, Body::empty()).await.status, StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn a_pickle_placed_by_hand_is_refused_with_the_command_that_converts_it() {
+    let server = Server::start(Holds::Llama);
+    let folder = server.place("pickled", "llama/lora");
+    std::fs::rename(folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin")).unwrap();
+    let answer = server.post("/v1/generate", json!({"adapter_id": "pickled", "input": "a"})).await;
+    answer.refused(422, "adapter_unsupported", &["adapter_model.bin", "python -c"]);
+    // PEFT prefers safetensors where a folder has both.
+    let both = server.place("both", "llama/lora");
+    std::fs::write(both.join("adapter_model.bin"), "no pickle").unwrap();
+    server.get("/v1/adapters/both").await.ok();
+}
+
+#[tokio::test]
 async fn patched_metadata_is_a_new_version() {
     let server = Server::start(Holds::Llama);
     let first = server.push("a", "llama/lora", json!({"description": "old"})).await;

@@ -103,6 +103,33 @@ fn more_cannot_be_pinned_than_fits() {
 }
 
 #[test]
+fn a_pinned_name_cannot_move_to_a_version_that_leaves_no_room() {
+    let toy = Toy { host_bytes: 2 * BYTES, ..Toy::new() };
+    let registry = toy.open();
+    let large = |seed: u32| {
+        let mut package = package(seed);
+        package.files.insert("adapter_model.safetensors".into(), seed.to_le_bytes().repeat(200).into());
+        package
+    };
+    registry.publish(&name("other"), package(1), PublishIf::Always).unwrap();
+    registry.pin(&name("other"), true).unwrap();
+    registry.publish(&name("joke"), large(2), PublishIf::Always).unwrap();
+    registry.publish(&name("joke"), package(3), PublishIf::Always).unwrap();
+    registry.pin(&name("joke"), true).unwrap();
+    // What the old version took makes room for the new one.
+    registry.publish(&name("joke"), package(4), PublishIf::Always).unwrap();
+    let published = registry.publish(&name("joke"), large(5), PublishIf::Always).map(drop);
+    let rolled_back = registry.rollback(&name("joke"), 1, PublishIf::Always).map(drop);
+    for refused in [published, rolled_back] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("800") && error.to_string().contains("1200"), "{error}");
+    }
+    assert_eq!(seed_of(&registry.lease(&reference("joke")).unwrap()), 4);
+    assert_eq!(registry.versions(&name("joke")).unwrap().len(), 3);
+    assert!(registry.stats().resident_bytes <= 2 * BYTES);
+}
+
+#[test]
 fn however_many_ask_one_loads() {
     let mut toy = Toy::in_memory();
     toy.open().publish(&name("joke"), package(1), PublishIf::Always).unwrap();

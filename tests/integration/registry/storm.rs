@@ -38,7 +38,7 @@ fn one_step(registry: &AdapterRegistry, rng: &mut SmallRng, held: &mut Vec<Lease
             registry.patch(&id, change, condition).map(drop)
         }
         21..26 => registry.delete(&id, condition),
-        26..31 => registry.rollback(&id, rng.random_range(1..6)).map(drop),
+        26..31 => registry.rollback(&id, rng.random_range(1..6), PublishIf::Always).map(drop),
         31..34 => registry.pin(&id, rng.random()).map(drop),
         34..38 => registry.versions(&id).map(drop),
         38..42 => {
