@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::adapter::ProblemType;
-use crate::engine::{EngineError, Event, EventStream, Request, Usage, Work};
+use crate::engine::{Event, EventStream, Request, Usage, Work};
 use crate::http::{ApiError, AppState, Caller};
 
 use super::generation::{add_usage, check_context, check_deadline, check_truncate};
@@ -71,7 +71,7 @@ impl Classification {
                     }
                     Some(Event::Failed(error)) => return Err(error.into()),
                     Some(Event::Token { .. } | Event::Finished { .. }) => {}
-                    None => return Err(EngineError::Step("the event stream ended without Done".into()).into()),
+                    None => return Err(target.cut_off().into()),
                 }
             }
             let raw = raw.ok_or_else(|| ApiError::internal("the engine gave no scores"))?;

@@ -97,7 +97,7 @@ impl Generation {
                     }
                     Some(Event::Failed(error)) => return Err(error.into()),
                     Some(Event::Token { .. } | Event::Scores(_)) => {}
-                    None => return Err(EngineError::Step("the event stream ended without Done".into()).into()),
+                    None => return Err(answer.target.cut_off().into()),
                 }
             }
             answer.sequences[first..].sort_by_key(|sequence| sequence.sequence);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::adapter::{AdapterName, AdapterRef, Lease, Selector, TaskKind};
+use crate::engine::EngineError;
 use crate::http::{ApiError, AppState, Base, Caller, Code};
 
 /// A base, and the adapter version that plays on it.
@@ -59,6 +60,14 @@ impl Target {
     /// The adapter's lease, for the engine.
     pub fn lease(&self) -> Option<&Lease> {
         self.adapter.as_ref().map(|adapter| &adapter.lease)
+    }
+
+    /// Why an answer's events ended before the answer did: the request came when the engine was already on its way out.
+    pub fn cut_off(&self) -> EngineError {
+        match self.base.engine.takes_requests() {
+            true => EngineError::Step("the event stream ended without Done".into()),
+            false => EngineError::Draining,
+        }
     }
 
     /// 422 unless it generates.
