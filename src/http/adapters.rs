@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, Metadata};
+use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, MetadataChange};
 
 use super::auth::{May, Read, Write};
 use super::openapi::{ReadErrors, WriteErrors};
@@ -119,7 +119,7 @@ async fn show_adapter(
     Ok(tagged(StatusCode::OK, info))
 }
 
-/// Change an adapter's metadata: a new version with the same files. Fields that are given replace the old ones.
+/// Change an adapter's metadata: a new version with the same files. Fields that are given replace the old ones, null clears one.
 #[utoipa::path(
     patch,
     path = "/v1/adapters/{id}",
@@ -128,7 +128,7 @@ async fn show_adapter(
         ("id" = AdapterName, Path),
         ("If-Match" = Option<String>, Header, description = "`\"<digest>\"` that must be the current one"),
     ),
-    request_body = Metadata,
+    request_body = MetadataChange,
     responses((status = 200, description = "The new version", body = AdapterInfo, headers(("ETag" = String))), WriteErrors)
 )]
 async fn patch_adapter(
@@ -136,7 +136,7 @@ async fn patch_adapter(
     State(state): State<AppState>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Json(change): Json<Metadata>,
+    Json(change): Json<MetadataChange>,
 ) -> Result<Response, ApiError> {
     let name = name(&caller, &id)?;
     let published = state.blocking(move |state| {

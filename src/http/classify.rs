@@ -46,9 +46,9 @@ pub struct ClassifyRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub truncate: Option<usize>,
-    /// From -100 to 100; higher runs earlier.
+    /// From -100 to 100; higher runs earlier. Default 0.
     #[serde(default)]
-    pub priority: i32,
+    pub priority: Option<i32>,
     /// When to give up, with 504.
     #[serde(default)]
     #[schema(minimum = 1)]
@@ -98,7 +98,7 @@ async fn classify(
         threshold: request.threshold.unwrap_or(0.5),
         top_k: request.top_k,
         truncate: request.truncate,
-        scheduling: Scheduling::new(request.priority, request.timeout_ms)?,
+        scheduling: Scheduling::new(request.priority.unwrap_or_default(), request.timeout_ms)?,
     };
     let Classification { target, results, usage } = Classification::run(&state, &caller, call).await?;
     measure::tokens(&target, usage);

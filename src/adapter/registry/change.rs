@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::artefact::Artefact;
 use super::name::{Source, State, Version};
-use super::{AdapterInfo, AdapterRegistry, PublishIf, Published};
+use super::{AdapterInfo, AdapterRegistry, MetadataChange, PublishIf, Published};
 use crate::adapter::store::Summary;
-use crate::adapter::{AdapterError, AdapterName, AdapterRef, Metadata, Package, Selector};
+use crate::adapter::{AdapterError, AdapterName, AdapterRef, Package, Selector};
 
 impl AdapterRegistry {
     /// Checks, stores and publishes a package as the next version of `name`.
@@ -63,14 +63,19 @@ impl AdapterRegistry {
         Ok(Published { info, created })
     }
 
-    /// Publishes the current version with other metadata (fields that are set replace the old).
-    pub fn patch(&self, name: &AdapterName, change: Metadata, condition: PublishIf) -> Result<Published, AdapterError> {
+    /// Publishes the current version with other metadata.
+    pub fn patch(
+        &self,
+        name: &AdapterName,
+        change: MetadataChange,
+        condition: PublishIf,
+    ) -> Result<Published, AdapterError> {
         loop {
             let state = self.names.find(name)?;
             state.check(condition, name, &self.all)?;
             let artefact = state.select(&current(name), &self.all)?.content(&self.all)?.artefact;
             let mut package = artefact.package()?;
-            package.metadata = merge(package.metadata, change.clone());
+            package.metadata = change.clone().apply(package.metadata);
             match self.publish(name, package, PublishIf::Current(artefact.digest)) {
                 // Somebody published in between; their files get the change.
                 Err(AdapterError::Conflict { .. }) if condition == PublishIf::Always => {}
@@ -182,17 +187,5 @@ fn check_files(package: &Package) -> Result<(), AdapterError> {
     match package.files.keys().find(|file| file.parse::<AdapterName>().is_err()) {
         Some(file) => Err(AdapterError::Invalid(format!("file name {file:?} is not allowed in an adapter"))),
         None => Ok(()),
-    }
-}
-
-fn merge(old: Metadata, change: Metadata) -> Metadata {
-    Metadata {
-        base: change.base.or(old.base),
-        task: change.task.or(old.task),
-        labels: change.labels.or(old.labels),
-        problem_type: change.problem_type.or(old.problem_type),
-        prompt_format: change.prompt_format.or(old.prompt_format),
-        generation: change.generation.or(old.generation),
-        description: change.description.or(old.description),
     }
 }

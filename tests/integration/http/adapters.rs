@@ -144,6 +144,15 @@ async fn patched_metadata_is_a_new_version() {
     assert_eq!(answer["usage"]["completion_tokens"], 2);
     let answer = server.post("/v1/generate", json!({"adapter_id": "a@1", "input": "Привет, world!"})).await.ok();
     assert_eq!(answer["adapter_version"], 1);
+    let (request, body) = patch(json!({"description": null, "generation": null}));
+    let cleared = server.send(request, body).await.ok();
+    assert_eq!((&cleared["version"], &cleared["description"]), (&json!(3), &Value::Null));
+    let answer = server.post("/v1/generate", json!({"adapter_id": "a", "input": "Привет, world!"})).await.ok();
+    assert_ne!(answer["usage"]["completion_tokens"], 2, "the settings are gone");
+    let (request, body) = patch(json!({"generation": {"temprature": 1}}));
+    let answer = server.send(request, body).await;
+    answer.refused(422, "validation", &["temprature"]);
+    assert_eq!(answer.json()["error"]["param"], "generation.temprature");
     let (request, body) = patch(json!({"descriptoin": "x"}));
     server.send(request, body).await.refused(422, "validation", &["descriptoin"]);
 }
@@ -244,7 +253,7 @@ async fn sources_are_read_only_under_allowed_roots() {
     }
     open.post("/v1/adapters", from("ftp://x".into())).await.refused(422, "validation", &["file://", "ftp://x"]);
     open.post("/v1/adapters", json!({"id": "a"})).await.refused(422, "validation", &["source"]);
-    let answer = open.post("/v1/adapters", from(inside)).await;
+    let answer = open.post("/v1/adapters", json!({"id": "a", "source": inside, "metadata": null})).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
     open.post("/v1/generate", json!({"adapter_id": "a", "input": "b", "parameters": {"max_new_tokens": 1}})).await.ok();
 }

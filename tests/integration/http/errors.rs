@@ -144,6 +144,7 @@ async fn archives_that_unpack_over_the_limit_are_413() {
 #[case::priority(json!({"input": "a", "priority": 1000}), "priority", &["from -100 to 100", "given 1000"])]
 #[case::timeout(json!({"input": "a", "timeout_ms": 0}), "timeout_ms", &["from 1 to", "given 0"])]
 #[case::too_long(json!({"input": "a", "parameters": {"max_new_tokens": 256}}), "input", &["1 tokens", "max_new_tokens 256", "257", "context of base llama is 256"])]
+#[case::null_only(json!({"input": null}), "input", &["neither"])]
 #[case::no_messages(json!({"messages": []}), "messages", &["at least one"])]
 #[case::message_field(json!({"messages": [{"role": "user", "content": "a", "name": "b"}]}), "messages[0].name", &["unknown field"])]
 #[tokio::test]
@@ -171,7 +172,10 @@ async fn a_full_queue_is_429_with_a_time_to_try_again() {
         config.scheduler.max_running = 1;
         config.scheduler.max_waiting = 1;
     });
-    let answer = server.post("/v1/generate", json!({"input": vec!["a"; 8]})).await;
+    let never = server.post("/v1/generate", json!({"input": vec!["a"; 3]})).await;
+    never.refused(422, "validation", &["at most 2", "scheduler.max_waiting", "given 3"]);
+    let ask = || server.post("/v1/generate", json!({"input": vec!["a"; 2], "parameters": {"max_new_tokens": 4}}));
+    let (_, answer) = tokio::join!(ask(), ask());
     answer.refused(429, "overloaded", &["the limit is 1"]);
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(answer.json()["error"]["type"], "rate_limit_error");

@@ -1,6 +1,6 @@
 //! Versions, pointers and conditions.
 
-use repertoire::adapter::{AdapterError, Metadata, PublishIf, Residency};
+use repertoire::adapter::{AdapterError, MetadataChange, PublishIf, Residency};
 
 use super::toy::{Toy, described, name, package, reference, seed_of};
 
@@ -171,7 +171,7 @@ fn metadata_changes_make_a_new_version_of_the_same_files() {
     let toy = Toy::new();
     let registry = toy.open();
     registry.publish(&name("joke"), described(7, "old"), PublishIf::Always).unwrap();
-    let change = Metadata { description: Some("new".into()), ..Metadata::default() };
+    let change = MetadataChange { description: Some(Some("new".into())), ..MetadataChange::default() };
     let patched = registry.patch(&name("joke"), change.clone(), PublishIf::Always).unwrap();
     assert!(patched.created);
     assert_eq!(patched.info.version, 2);
