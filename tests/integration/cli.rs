@@ -126,7 +126,9 @@ fn a_server_is_filled_asked_and_emptied_from_the_command_line() {
     let shown = succeeds(server.ask(&["adapters", "show", "lora"]));
     assert!(shown.contains("dora") && shown.contains("versions     2 ("), "{shown}");
     assert!(succeeds(server.ask(&["adapters", "rollback", "lora", "1"])).contains("version 1"));
-    succeeds(server.ask(&["adapters", "rm", "lora"]));
+    let json = |output: Output| serde_json::from_str::<serde_json::Value>(&succeeds(output)).unwrap();
+    assert_eq!(json(server.ask(&["adapters", "rollback", "lora", "2", "--json"]))[0]["version"], 2);
+    assert_eq!(json(server.ask(&["adapters", "rm", "lora", "--json"]))["deleted"], true);
     fails(server.ask(&["generate", "lora", "a"]), &["lora", "repertoire adapters", "repertoire push"]);
     fails(server.ask(&["generate", "labels", "a"]), &["/v1/classify"]);
     fails(server.ask(&["push", "x", &adapter("..")]), &["holds no adapter", "adapter_config.json is missing"]);
@@ -188,4 +190,10 @@ fn bases_and_adapters_are_inspected_without_a_server() {
     // A folder with a GGUF file is a base, as `serve` sees it.
     assert!(succeeds(inspect(&["bases"])).contains("decoder"));
     fails(inspect(&["nowhere"]), &["does not exist"]);
+    // What is not at hand was not asked, and that is said.
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "[[bases]]\nname = \"far\"\nsource = \"hf://org/repo\"\n").unwrap();
+    let far = succeeds(inspect(&["adapters/llama/lora", "--config", config.to_str().unwrap()]));
+    assert!(far.contains("base far (hf://org/repo) is not on this machine") && far.contains("--base"), "{far}");
 }
