@@ -77,6 +77,19 @@ fn a_base_is_set_by_number_or_name_and_a_new_one_appended() {
     assert_eq!(config.bases[1], BaseConfig::new("other", "models/other"));
 }
 
+#[test]
+fn the_environment_reaches_the_tenth_base_and_names_with_capitals_and_signs() {
+    let names: Vec<(String, String)> = (0..12)
+        .flat_map(|n| [("NAME", format!("b{n}")), ("SOURCE", format!("s{n}"))].map(|(key, value)| (n, key, value)))
+        .map(|(n, key, value)| (format!("REPERTOIRE_BASES__{n}__{key}"), value))
+        .collect();
+    let config = read("", Overrides::default().environment(names)).unwrap();
+    assert_eq!((config.bases.len(), config.bases[11].name.as_str()), (12, "b11"));
+    let file = "[[bases]]\nname = \"SmolLM2-135M\"\nsource = \"x\"\n";
+    let config = read(file, environment(&[("REPERTOIRE_BASES__SMOLLM2_135M__DTYPE", "f32")])).unwrap();
+    assert_eq!(config.bases[0].dtype, DtypeName::F32);
+}
+
 #[rstest]
 #[case::unknown_key("[server]\nthread = 1", &["server.thread", "not a known key", "listen, threads"])]
 #[case::unknown_section("[sever]\nthreads = 1", &["sever", "not a known key", "server"])]
