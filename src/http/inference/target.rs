@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::adapter::{AdapterName, AdapterRef, Lease, Selector, TaskKind};
+use crate::adapter::{AdapterName, AdapterRef, Lease, TaskKind};
 use crate::engine::EngineError;
 use crate::http::{ApiError, AppState, Base, Caller, Code};
 
@@ -44,9 +44,8 @@ impl Target {
             );
         }
         let lease = state.registry.lease(&reference).map_err(at)?;
-        // The name may point elsewhere by now; the lease's own digest cannot.
-        let exact = AdapterRef { name: reference.name.clone(), version: Selector::Digest(lease.digest) };
-        let version = state.registry.show(&exact).map_err(at)?.version;
+        let version =
+            lease.version().ok_or_else(|| ApiError::internal("a lease of the registry without its version"))?;
         let found = state.bases.find(&lease.base).map_err(ApiError::internal)?;
         if let Some(name) = base
             && state.bases.find(name)?.name() != found.name()

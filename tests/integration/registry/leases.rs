@@ -103,6 +103,22 @@ fn more_cannot_be_pinned_than_fits() {
 }
 
 #[test]
+fn a_lease_knows_its_number_whatever_becomes_of_the_name() {
+    let toy = Toy { keep_versions: 0, ..Toy::new() };
+    toy.place("placed", 9);
+    let registry = toy.open();
+    registry.publish(&name("joke"), package(1), PublishIf::Always).unwrap();
+    registry.publish(&name("joke"), package(2), PublishIf::Always).unwrap();
+    let lease = registry.lease(&reference("joke")).unwrap();
+    registry.delete(&name("joke"), PublishIf::Always).unwrap();
+    assert_eq!((lease.version(), lease.clone().version()), (Some(2), Some(2)));
+    // The same content under another name has that name's number.
+    registry.publish(&name("again"), package(2), PublishIf::Always).unwrap();
+    assert_eq!(registry.lease(&reference("again")).unwrap().version(), Some(1));
+    assert_eq!(registry.lease(&reference("placed")).unwrap().version(), Some(1));
+}
+
+#[test]
 fn a_pinned_name_cannot_move_to_a_version_that_leaves_no_room() {
     let toy = Toy { host_bytes: 2 * BYTES, ..Toy::new() };
     let registry = toy.open();
