@@ -46,6 +46,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let base = fixtures().join("bases/llama");
         let mut process = repertoire()
@@ -61,6 +65,7 @@ impl Server {
                 "--set",
             ])
             .arg(format!("bases.0.source={}", base.display()))
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -133,6 +138,16 @@ fn a_server_is_filled_asked_and_emptied_from_the_command_line() {
     fails(server.ask(&["generate", "labels", "a"]), &["/v1/classify"]);
     fails(server.ask(&["push", "x", &adapter("..")]), &["holds no adapter", "adapter_config.json is missing"]);
     fails(server.ask(&["push", "x", "nowhere"]), &["nowhere does not exist"]);
+}
+
+#[test]
+fn a_push_over_the_limit_hears_the_limit_and_not_that_the_line_broke() {
+    let server = Server::with(&["--set", "limits.body_bytes=64KiB"]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    std::fs::write(folder.path().join("adapter_model.safetensors"), vec![0; 20_000_000]).unwrap();
+    let output = server.ask(&["push", "big", folder.path().to_str().unwrap()]);
+    fails(output, &["limits.body_bytes", "65536"]);
 }
 
 #[cfg(unix)]
