@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -174,8 +175,18 @@ async fn a_full_queue_is_429_with_a_time_to_try_again() {
     });
     let never = server.post("/v1/generate", json!({"input": vec!["a"; 3]})).await;
     never.refused(422, "validation", &["at most 2", "scheduler.max_waiting", "given 3"]);
-    let ask = || server.post("/v1/generate", json!({"input": vec!["a"; 2], "parameters": {"max_new_tokens": 4}}));
-    let (_, answer) = tokio::join!(ask(), ask());
+    let ask = || server.post("/v1/generate", json!({"input": vec!["a"; 2], "parameters": {"max_new_tokens": 200}}));
+    let engine = &server.state.bases.iter().next().unwrap().engine;
+    let full = async {
+        while engine.stats().waiting == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    // One runs and one waits, for as long as the first request is there.
+    let answer = tokio::select! {
+        first = ask() => panic!("it ended: {}", first.text()),
+        answer = async { full.await; ask().await } => answer,
+    };
     answer.refused(429, "overloaded", &["the limit is 1"]);
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
