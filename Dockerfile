@@ -5,7 +5,8 @@
 #       -e REPERTOIRE_AUTH__ANONYMOUS=true repertoire
 #
 # Without REPERTOIRE_AUTH__ANONYMOUS=true (everybody may publish) the server wants keys: mount a file of them and
-# name it in REPERTOIRE_AUTH__KEYS_FILE. Another configuration: mount it over /etc/repertoire/config.toml.
+# name it in REPERTOIRE_AUTH__KEYS_FILE. Another configuration: mount it over /etc/repertoire/config.toml; its
+# server.listen alone does not count here, where every address at port 8080 is listened on (-e REPERTOIRE_SERVER__LISTEN=...).
 # The two images can be replaced, e.g. by a mirror: --build-arg BUILDER=... --build-arg RUNTIME=...
 ARG BUILDER=rust:1-bookworm
 ARG RUNTIME=debian:bookworm-slim

@@ -37,7 +37,8 @@ pub use patch::{LinearPatch, LowRank};
 pub use prefix::KeyValuePrefix;
 pub use read::ReadLimits;
 pub use registry::{
-    AdapterInfo, AdapterRegistry, PublishIf, Published, Reader, RegistryOptions, RegistryStats, Residency,
+    AdapterInfo, AdapterRegistry, MetadataChange, PublishIf, Published, Reader, RegistryOptions, RegistryStats,
+    Residency,
 };
 pub use resident::{Adapter, Kind};
 pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap, TokenCounter};

@@ -9,7 +9,7 @@ mod welcome;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 pub use base::{Loaded, load_base, load_model, sites_with_tokenizer};
 pub use run::serve;
@@ -49,9 +49,6 @@ fn start_threads(threads: usize) -> Result<()> {
 }
 
 fn open_registry(config: &AdaptersConfig, bases: &Bases) -> Result<AdapterRegistry> {
-    if let Some((scheme, _)) = config.store.split_once("://") {
-        bail!("adapters.store: {scheme}:// is not built in; give a folder");
-    }
     let store = PathBuf::from(&config.store);
     create_folder(&store, "adapters.store")?;
     let options = RegistryOptions {

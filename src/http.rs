@@ -21,6 +21,7 @@ mod path;
 mod router;
 mod schema;
 mod state;
+mod uploads;
 
 pub use auth::{Caller, Key, Keys, Scope, check_listen};
 pub use base::{Base, BaseInfo, Bases};

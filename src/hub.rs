@@ -63,15 +63,16 @@ pub fn resolve(
     }
 }
 
-/// Finds or downloads an adapter's files; answers their folder. Blocks.
+/// Finds an adapter's files, or downloads them if they are no more than `max_bytes`; answers their folder. Blocks.
 pub fn resolve_adapter(
     source: &str,
+    max_bytes: u64,
     options: &HubOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, HubError> {
     match Source::parse(source)? {
         Source::Folder(path) => folder::adapter(&path),
-        Source::Hub(repository) => remote::adapter(&repository, options, progress),
+        Source::Hub(repository) => remote::adapter(&repository, max_bytes, options, progress),
         Source::Gguf(_) | Source::Dummy(_) => Err(HubError::Source(format!(
             "`{source}` is not an adapter: a folder or hf://org/repo[@revision] is expected"
         ))),

@@ -25,22 +25,34 @@ pub struct Lease {
     adapter: Arc<Adapter>,
     count: LeaseCount,
     artefact: Option<Arc<Artefact>>,
+    version: Option<u32>,
 }
 
 impl Lease {
     /// Takes a lease that `count` counts, on an adapter that no registry holds.
     pub fn new(adapter: Arc<Adapter>, count: LeaseCount) -> Self {
-        Self::take(adapter, count, None)
+        Self::take(adapter, count, None, None)
     }
 
     /// Takes a lease on a version of a registry, which learns when it ends.
     pub(super) fn of(artefact: Arc<Artefact>, adapter: Arc<Adapter>, count: LeaseCount) -> Self {
-        Self::take(adapter, count, Some(artefact))
+        Self::take(adapter, count, Some(artefact), None)
     }
 
-    fn take(adapter: Arc<Adapter>, count: LeaseCount, artefact: Option<Arc<Artefact>>) -> Self {
+    fn take(adapter: Arc<Adapter>, count: LeaseCount, artefact: Option<Arc<Artefact>>, version: Option<u32>) -> Self {
         count.0.fetch_add(1, Ordering::AcqRel);
-        Self { adapter, count, artefact }
+        Self { adapter, count, artefact, version }
+    }
+
+    /// The same lease, of the version with this number.
+    pub(super) fn of_version(mut self, number: u32) -> Self {
+        self.version = Some(number);
+        self
+    }
+
+    /// The number that its name has for it; none for an adapter that no registry holds.
+    pub fn version(&self) -> Option<u32> {
+        self.version
     }
 
     /// The adapter, for batches.
@@ -51,7 +63,7 @@ impl Lease {
 
 impl Clone for Lease {
     fn clone(&self) -> Self {
-        Self::take(self.adapter.clone(), self.count.clone(), self.artefact.clone())
+        Self::take(self.adapter.clone(), self.count.clone(), self.artefact.clone(), self.version)
     }
 }
 

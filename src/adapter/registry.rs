@@ -8,6 +8,7 @@ mod artefact;
 mod change;
 mod flight;
 mod lookup;
+mod metadata_change;
 mod name;
 mod names;
 mod placed;
@@ -16,6 +17,7 @@ mod slot;
 
 pub(super) use artefact::Artefact;
 pub use artefact::Reader;
+pub use metadata_change::MetadataChange;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::http::{AppState, Keys, check_listen, router, while_loading};
 use crate::telemetry;
 
-use super::signal;
+use super::signal::Signals;
 use super::welcome::greet;
 
 /// What is left for the last bytes of finished answers to get out.
@@ -42,6 +42,8 @@ fn resolve(listen: &str) -> Result<SocketAddr> {
 }
 
 async fn run(config: Config, keys: Keys, address: SocketAddr) -> Result<()> {
+    // One listener for the whole life: a signal between two waits is heard at the next.
+    let mut signals = Signals::listen().context("signals cannot be heard")?;
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
@@ -63,7 +65,7 @@ async fn run(config: Config, keys: Keys, address: SocketAddr) -> Result<()> {
     let loading = tokio::task::spawn_blocking(move || super::load(config, keys));
     let state = tokio::select! {
         state = loading => state.context("loading panicked")??,
-        () = signal::stop() => return Ok(()),
+        () = signals.next() => return Ok(()),
     };
     let _ = loaded.set(router(state.clone()));
     let greeted = state.clone();
@@ -79,8 +81,8 @@ async fn run(config: Config, keys: Keys, address: SocketAddr) -> Result<()> {
         }
     });
 
-    signal::stop().await;
-    drain(&state, drain_timeout).await;
+    signals.next().await;
+    drain(&state, drain_timeout, &mut signals).await;
     let _ = stop.send(());
     let _ = tokio::time::timeout(LAST_BYTES, server).await;
     upkeep.abort();
@@ -89,7 +91,7 @@ async fn run(config: Config, keys: Keys, address: SocketAddr) -> Result<()> {
 }
 
 /// Refuses new work and waits for what runs; a second signal or the timeout ends the wait.
-async fn drain(state: &AppState, timeout: Duration) {
+async fn drain(state: &AppState, timeout: Duration, signals: &mut Signals) {
     state.start_draining();
     tracing::info!(?timeout, "draining: running requests may end, new ones are refused; a second signal stops at once");
     let engines = async {
@@ -100,6 +102,6 @@ async fn drain(state: &AppState, timeout: Duration) {
     tokio::select! {
         () = engines => {}
         () = tokio::time::sleep(timeout) => tracing::warn!("server.drain_timeout passed with requests still running"),
-        () = signal::stop() => tracing::warn!("stopped with requests still running"),
+        () = signals.next() => tracing::warn!("stopped with requests still running"),
     }
 }

@@ -75,11 +75,18 @@ impl Adapters {
             Action::Rollback { id, version } => {
                 let path = format!("/v1/adapters/{}/rollback", segment(&id));
                 let info = client::json(client.ask(&path, &json!({ "version": version }))?)?;
+                if self.json {
+                    return show(&[info], true);
+                }
                 println!("{} is version {} again", plain(&info["id"]), info["version"]);
                 Ok(())
             }
             Action::Rm { id } => {
                 client.call("DELETE", &format!("/v1/adapters/{}", segment(&id)))?;
+                if self.json {
+                    println!("{}", serde_json::to_string_pretty(&json!({ "id": id, "deleted": true }))?);
+                    return Ok(());
+                }
                 println!("{id} is deleted; requests that run with it end as they began");
                 Ok(())
             }

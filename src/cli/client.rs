@@ -75,6 +75,8 @@ impl Client {
         let request = self
             .request("POST", path)
             .header("content-type", content_type)
+            // The server says no before the body is sent; else it would hang up in the middle, and its reason be lost.
+            .header("expect", "100-continue")
             .body(body)
             .context("not a valid request")?;
         self.answered(self.agent.run(request))

@@ -19,7 +19,7 @@ pub struct Inspect {
     /// An adapter's folder or archive, or a base's folder or .gguf file
     path: PathBuf,
     /// The base to check an adapter against [default: the configured ones]
-    #[arg(long, value_name = "FOLDER|FILE.gguf")]
+    #[arg(long, value_name = "SOURCE")]
     base: Option<String>,
     /// Configuration file [default: config.toml here, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -56,8 +56,16 @@ impl Inspect {
     /// The named base, or the configured ones that are on this machine.
     fn bases(&self, config: &Config) -> Result<Vec<Arc<SiteMap>>> {
         let named = self.base.as_ref().map(|source| vec![BaseConfig::new(source.clone(), source.clone())]);
-        let here = |base: &&BaseConfig| Path::new(base.source.trim_start_matches("dummy://")).exists();
-        let bases = named.unwrap_or_else(|| config.bases.iter().filter(here).cloned().collect());
+        let bases = named.unwrap_or_else(|| {
+            let here = |base: &&BaseConfig| Path::new(base.source.trim_start_matches("dummy://")).exists();
+            let (here, away): (Vec<&BaseConfig>, Vec<&BaseConfig>) = config.bases.iter().partition(here);
+            for BaseConfig { name, source, .. } in away {
+                let next =
+                    if source.starts_with("hf://") { format!("; --base {source} fetches it") } else { String::new() };
+                println!("base {name} ({source}) is not on this machine and was not asked{next}");
+            }
+            here.into_iter().cloned().collect()
+        });
         let sites = |base: &BaseConfig| {
             let loaded = app::load_model(base)?;
             Ok(app::sites_with_tokenizer(loaded.model.sites(), Arc::new(loaded.tokenizer)))

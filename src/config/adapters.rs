@@ -8,7 +8,7 @@ use super::{ByteSize, ConfigError, at_least};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptersConfig {
-    /// Folder or `s3://bucket/prefix`.
+    /// A folder; object stores are not built in yet.
     pub store: String,
     /// The most that adapters may take of a base's device memory.
     pub device_bytes: ByteSize,
@@ -16,7 +16,7 @@ pub struct AdaptersConfig {
     pub host_bytes: ByteSize,
     pub max_rank: usize,
     pub keep_versions: usize,
-    /// Roots under which `POST /v1/adapters` may name a source: `file:///folder`, `hf://org`, `s3://bucket/prefix`.
+    /// Roots under which `POST /v1/adapters` may name a source: `file:///folder` or `hf://org`.
     pub allowed_sources: Vec<String>,
 }
 
@@ -35,14 +35,15 @@ impl Default for AdaptersConfig {
 
 impl AdaptersConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        if self.store.is_empty() {
-            return Err(ConfigError::value("adapters.store", "\"\"", "a folder or s3://bucket/prefix"));
+        if self.store.is_empty() || self.store.contains("://") {
+            let allowed = "a folder (s3:// is not built in yet)";
+            return Err(ConfigError::value("adapters.store", format!("{:?}", self.store), allowed));
         }
         at_least("adapters.max_rank", self.max_rank, 1)?;
         at_least("adapters.keep_versions", self.keep_versions, 1)?;
         for (index, source) in self.allowed_sources.iter().enumerate() {
-            if !["file:///", "hf://", "s3://"].iter().any(|scheme| source.starts_with(scheme)) {
-                let allowed = "file:///folder, hf://org or s3://bucket/prefix";
+            if !["file:///", "hf://"].iter().any(|scheme| source.starts_with(scheme)) {
+                let allowed = "file:///folder or hf://org (s3:// is not built in yet)";
                 let key = format!("adapters.allowed_sources.{index}");
                 return Err(ConfigError::value(key, format!("{source:?}"), allowed));
             }

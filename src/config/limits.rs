@@ -8,6 +8,7 @@ use super::{ByteSize, ConfigError, at_least};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
+    /// Of one body. Uploads in flight together hold at most two bodies of this size, and one more that is being unpacked.
     pub body_bytes: ByteSize,
     /// Inputs per request.
     pub inputs: usize,

@@ -25,6 +25,8 @@ struct Override {
     /// E.g. `server.listen`, `bases.0.dtype` or `bases.smollm2.dtype`.
     key: String,
     value: String,
+    /// Whether the key comes from an environment variable, which has neither capitals nor signs to tell names by.
+    folded: bool,
 }
 
 impl Overrides {
@@ -33,11 +35,11 @@ impl Overrides {
         let keys = variables.into_iter().filter_map(|(name, value)| {
             let key = name.strip_prefix(ENV_PREFIX)?;
             let key = key.contains("__").then(|| key.to_ascii_lowercase().replace("__", "."))?;
-            Some(Override { origin: format!("environment variable {name}"), key, value })
+            Some(Override { origin: format!("environment variable {name}"), key, value, folded: true })
         });
         self.entries.extend(keys);
         // The environment comes in no order; a list must grow from its front.
-        self.entries.sort_by(|a, b| a.key.cmp(&b.key));
+        self.entries.sort_by(|a, b| places(&a.key).cmp(places(&b.key)));
         self
     }
 
@@ -46,7 +48,7 @@ impl Overrides {
         let origin = format!("--set {text}");
         match text.split_once('=') {
             Some((key, value)) if key.contains('.') => {
-                self.entries.push(Override { origin, key: key.trim().into(), value: value.into() });
+                self.entries.push(Override { origin, key: key.trim().into(), value: value.into(), folded: false });
                 Ok(self)
             }
             _ => Err(ConfigError::other("must be section.key=value, such as server.threads=4").from_origin(origin)),
@@ -55,7 +57,7 @@ impl Overrides {
 
     /// Takes a flag of its own.
     pub fn flag(mut self, flag: &str, key: &str, value: impl Into<String>) -> Self {
-        self.entries.push(Override { origin: flag.into(), key: key.into(), value: value.into() });
+        self.entries.push(Override { origin: flag.into(), key: key.into(), value: value.into(), folded: false });
         self
     }
 }
@@ -139,8 +141,20 @@ impl Override {
             };
         }
         let name = |base: &Value| Some(base.as_dict()?.get("name")?.as_str()?.to_owned());
-        let names: Vec<String> = bases.iter().filter_map(name).collect();
-        let place = bases.iter().position(|base| name(base).as_deref() == Some(which));
+        // One that is still to be named is no base that a name could mean.
+        let names: Vec<String> = bases.iter().map(|base| name(base).unwrap_or_default()).collect();
+        let exact = names.iter().position(|base| base == which);
+        let place = exact.or_else(|| names.iter().position(|base| self.folded && folded(base) == which));
         place.ok_or_else(|| ConfigError::at(&self.key, format!("names no base; there are: {}", names.join(", "))))
     }
+}
+
+/// A key in parts, numbers by their size: `bases.10` after `bases.2`.
+fn places(key: &str) -> impl Iterator<Item = (usize, &str)> {
+    key.split('.').map(|part| (part.parse().unwrap_or(usize::MAX), part))
+}
+
+/// A name as it stands in an environment variable.
+fn folded(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
 }

@@ -280,6 +280,11 @@ impl Engine {
         }
     }
 
+    /// Whether it takes requests: it is not draining, and its thread lives.
+    pub fn takes_requests(&self) -> bool {
+        !self.shared.draining.load(Ordering::Acquire) && self.stopped.has_changed().is_ok()
+    }
+
     /// Takes no new requests, lets those inside end, and stops the thread.
     pub async fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);

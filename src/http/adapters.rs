@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, Metadata, PublishIf};
+use crate::adapter::{AdapterInfo, AdapterName, AdapterRef, MetadataChange};
 
+use super::auth::{May, Read, Write};
 use super::openapi::{ReadErrors, WriteErrors};
-use super::{ApiError, AppState, Caller, Json, List, Page, Path, Scope};
+use super::{ApiError, AppState, Caller, Json, List, Page, Path};
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -61,11 +62,10 @@ fn reference(caller: &Caller, id: &str) -> Result<AdapterRef, ApiError> {
     responses((status = 200, description = "Adapters", body = List<AdapterInfo>), ReadErrors)
 )]
 async fn list_adapters(
-    caller: Caller,
+    caller: May<Read>,
     State(state): State<AppState>,
     page: Page,
 ) -> Result<axum::Json<List<AdapterInfo>>, ApiError> {
-    caller.require(Scope::Read)?;
     let list = state.blocking(move |state| {
         let mut data = Vec::new();
         let mut after = page.after;
@@ -106,12 +106,11 @@ async fn list_adapters(
     )
 )]
 async fn show_adapter(
-    caller: Caller,
+    caller: May<Read>,
     State(state): State<AppState>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Read)?;
     let reference = reference(&caller, &id)?;
     let info = state.blocking(move |state| Ok(state.registry.show(&reference)?)).await?;
     if conditions::names_digest(&headers, header::IF_NONE_MATCH, &info.digest) {
@@ -120,7 +119,7 @@ async fn show_adapter(
     Ok(tagged(StatusCode::OK, info))
 }
 
-/// Change an adapter's metadata: a new version with the same files. Fields that are given replace the old ones.
+/// Change an adapter's metadata: a new version with the same files. Fields that are given replace the old ones, null clears one.
 #[utoipa::path(
     patch,
     path = "/v1/adapters/{id}",
@@ -129,23 +128,19 @@ async fn show_adapter(
         ("id" = AdapterName, Path),
         ("If-Match" = Option<String>, Header, description = "`\"<digest>\"` that must be the current one"),
     ),
-    request_body = Metadata,
+    request_body = MetadataChange,
     responses((status = 200, description = "The new version", body = AdapterInfo, headers(("ETag" = String))), WriteErrors)
 )]
 async fn patch_adapter(
-    caller: Caller,
+    caller: May<Write>,
     State(state): State<AppState>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Json(change): Json<Metadata>,
+    Json(change): Json<MetadataChange>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Write)?;
     let name = name(&caller, &id)?;
     let published = state.blocking(move |state| {
-        let condition = conditions::condition(&headers, &name, &state.registry)?;
-        if condition == PublishIf::Absent {
-            return Err(ApiError::validation("If-None-Match", "If-None-Match is for POST; a change takes If-Match"));
-        }
+        let condition = conditions::change(&headers, &name, &state.registry)?;
         Ok(state.registry.patch(&name, change, condition)?)
     });
     Ok(tagged(StatusCode::OK, published.await?.info))
@@ -163,18 +158,14 @@ async fn patch_adapter(
     responses((status = 204, description = "Gone"), WriteErrors)
 )]
 async fn delete_adapter(
-    caller: Caller,
+    caller: May<Write>,
     State(state): State<AppState>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Scope::Write)?;
     let name = name(&caller, &id)?;
     let deleted = state.blocking(move |state| {
-        let condition = conditions::condition(&headers, &name, &state.registry)?;
-        if condition == PublishIf::Absent {
-            return Err(ApiError::validation("If-None-Match", "If-None-Match is for POST; deleting takes If-Match"));
-        }
+        let condition = conditions::change(&headers, &name, &state.registry)?;
         Ok(state.registry.delete(&name, condition)?)
     });
     deleted.await?;

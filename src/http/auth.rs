@@ -2,6 +2,7 @@
 
 mod keys;
 mod local;
+mod may;
 
 use std::net::IpAddr;
 
@@ -9,6 +10,7 @@ use axum::extract::FromRequestParts;
 use axum::http::{header, request};
 
 pub use keys::{Key, Keys, Scope};
+pub use may::{Generate, May, Read, Write};
 
 use crate::adapter::{AdapterError, AdapterName};
 use crate::config::AuthConfig;

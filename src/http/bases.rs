@@ -4,8 +4,9 @@ use axum::extract::State;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::{May, Read};
 use super::openapi::ReadErrors;
-use super::{ApiError, AppState, BaseInfo, Caller, List, Page, Scope};
+use super::{ApiError, AppState, BaseInfo, List, Page};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -21,11 +22,10 @@ pub fn routes() -> OpenApiRouter<AppState> {
     responses((status = 200, description = "Bases in order of the configuration; `after` is a name", body = List<BaseInfo>), ReadErrors)
 )]
 async fn list_bases(
-    caller: Caller,
+    _caller: May<Read>,
     State(state): State<AppState>,
     page: Page,
 ) -> Result<axum::Json<List<BaseInfo>>, ApiError> {
-    caller.require(Scope::Read)?;
     let all = state.bases.iter().map(|base| base.info.clone()).collect();
     Ok(axum::Json(List::page(all, &page, |base: &BaseInfo| base.name.clone())?))
 }

@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use crate::engine::Usage;
 
+use super::auth::{Generate, May};
 use super::inference::{Classification, ClassifyCall, Label, Scheduling};
 use super::inputs::Inputs;
 use super::measure::{self, AdapterLabel};
 use super::openapi::InferenceErrors;
-use super::{ApiError, AppState, Caller, Json, Scope};
+use super::{ApiError, AppState, Json};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -45,9 +46,9 @@ pub struct ClassifyRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub truncate: Option<usize>,
-    /// From -100 to 100; higher runs earlier.
+    /// From -100 to 100; higher runs earlier. Default 0.
     #[serde(default)]
-    pub priority: i32,
+    pub priority: Option<i32>,
     /// When to give up, with 504.
     #[serde(default)]
     #[schema(minimum = 1)]
@@ -86,11 +87,10 @@ pub struct Labels {
     responses((status = 200, description = "Labels", body = ClassifyResponse), InferenceErrors)
 )]
 async fn classify(
-    caller: Caller,
+    caller: May<Generate>,
     State(state): State<AppState>,
     Json(request): Json<ClassifyRequest>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Generate)?;
     let call = ClassifyCall {
         adapter_id: request.adapter_id,
         base: request.base,
@@ -98,7 +98,7 @@ async fn classify(
         threshold: request.threshold.unwrap_or(0.5),
         top_k: request.top_k,
         truncate: request.truncate,
-        scheduling: Scheduling::new(request.priority, request.timeout_ms)?,
+        scheduling: Scheduling::new(request.priority.unwrap_or_default(), request.timeout_ms)?,
     };
     let Classification { target, results, usage } = Classification::run(&state, &caller, call).await?;
     measure::tokens(&target, usage);

@@ -29,6 +29,7 @@ pub enum Code {
     Internal,
     Draining,
     Loading,
+    Unavailable,
     Timeout,
 }
 
@@ -52,6 +53,7 @@ impl Code {
             Self::Internal => (500, "internal", "server_error"),
             Self::Draining => (503, "draining", "server_error"),
             Self::Loading => (503, "loading", "server_error"),
+            Self::Unavailable => (503, "unavailable", "server_error"),
             Self::Timeout => (504, "timeout", "server_error"),
         }
     }

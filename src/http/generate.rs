@@ -20,11 +20,12 @@ pub use stream::StreamEvent;
 use crate::engine::{FinishReason, Token, Usage};
 use crate::text::Message;
 
+use super::auth::{Generate, May};
 use super::inference::{Answer, GenerateCall, Generation, Prompt, RequestParameters, Scheduling};
 use super::inputs::Inputs;
 use super::measure::{self, AdapterLabel};
 use super::openapi::InferenceErrors;
-use super::{ApiError, AppState, Caller, Json, Scope};
+use super::{ApiError, AppState, Json};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -45,15 +46,15 @@ pub struct GenerateRequest {
     /// A conversation, for bases with a chat template.
     pub messages: Option<Vec<ChatMessage>>,
     pub parameters: Option<RequestParameters>,
-    /// Whether the answer lists its tokens.
-    pub details: bool,
-    /// Whether the answer comes as server-sent events.
-    pub stream: bool,
+    /// Whether the answer lists its tokens. Default false.
+    pub details: Option<bool>,
+    /// Whether the answer comes as server-sent events. Default false.
+    pub stream: Option<bool>,
     /// Keeps only so many tokens of a longer prompt: the last ones.
     #[schema(minimum = 1)]
     pub truncate: Option<usize>,
-    /// From -100 to 100; higher runs earlier.
-    pub priority: i32,
+    /// From -100 to 100; higher runs earlier. Default 0.
+    pub priority: Option<i32>,
     /// When to give up, with 504.
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
@@ -110,9 +111,9 @@ impl GenerateRequest {
             base: self.base,
             prompts,
             parameters: self.parameters.unwrap_or_default(),
-            streams: self.stream,
+            streams: self.stream.unwrap_or_default(),
             truncate: self.truncate,
-            scheduling: Scheduling::new(self.priority, self.timeout_ms)?,
+            scheduling: Scheduling::new(self.priority.unwrap_or_default(), self.timeout_ms)?,
         })
     }
 }
@@ -136,12 +137,11 @@ impl GenerateRequest {
     )
 )]
 async fn generate(
-    caller: Caller,
+    caller: May<Generate>,
     State(state): State<AppState>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Generate)?;
-    let (details, streams) = (request.details, request.stream);
+    let (details, streams) = (request.details.unwrap_or_default(), request.stream.unwrap_or_default());
     let generation = Generation::start(&state, &caller, request.into_call()?).await?;
     let label = AdapterLabel::of(&generation.target);
     let mut response = match streams {

@@ -28,19 +28,25 @@ async fn health() -> axum::Json<Health> {
     axum::Json(Health { status: "ok" })
 }
 
-/// May new requests be sent here? Yes once the bases are loaded, until the server drains.
+/// May new requests be sent here? Yes once the bases are loaded, until the server drains or an engine stops.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "server",
     responses(
         (status = 200, description = "Loaded and taking requests", body = Health),
-        (status = 503, description = "`loading` or `draining`", body = ErrorBody),
+        (status = 503, description = "`loading`, `draining`, or `unavailable`: the engine of a base has stopped", body = ErrorBody),
     )
 )]
 async fn ready(State(state): State<AppState>) -> Response {
-    match state.draining() {
-        false => axum::Json(Health { status: "ok" }).into_response(),
-        true => ApiError::new(Code::Draining, "the server is draining and takes no new requests").into_response(),
+    if state.draining() {
+        return ApiError::new(Code::Draining, "the server is draining and takes no new requests").into_response();
+    }
+    match state.bases.iter().find(|base| !base.engine.takes_requests()) {
+        None => axum::Json(Health { status: "ok" }).into_response(),
+        Some(base) => {
+            let message = format!("the engine of base {} has stopped; the server must be started again", base.name());
+            ApiError::new(Code::Unavailable, message).into_response()
+        }
     }
 }

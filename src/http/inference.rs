@@ -17,6 +17,8 @@ pub use target::Target;
 
 use std::time::{Duration, Instant};
 
+use crate::config::Config;
+
 use super::ApiError;
 
 /// How much a request may matter more or less than others.
@@ -57,8 +59,10 @@ impl Scheduling {
     }
 }
 
-/// Refuses an empty list of inputs and one over the limit.
-pub fn check_inputs(given: usize, limit: usize) -> Result<(), ApiError> {
+/// Refuses an empty list of inputs, and one that is over the limit or could never be queued whole.
+pub fn check_inputs(given: usize, config: &Config) -> Result<(), ApiError> {
+    let limit = config.limits.inputs;
+    let queue = config.scheduler.max_waiting + config.scheduler.max_running.min(config.scheduler.max_batch_tokens);
     if given == 0 {
         return Err(ApiError::validation("input", "input must hold at least one text, given an empty list"));
     }
@@ -67,6 +71,12 @@ pub fn check_inputs(given: usize, limit: usize) -> Result<(), ApiError> {
             "input",
             format!("input may hold at most {limit} texts (limits.inputs), given {given}"),
         ));
+    }
+    if given > queue {
+        let message = format!(
+            "input may hold at most {queue} texts (scheduler.max_running + scheduler.max_waiting), given {given}"
+        );
+        return Err(ApiError::validation("input", message));
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! JSON bodies of the native routes: strict, with errors that name the field.
 
+use std::error::Error;
+
+use axum::RequestExt;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{ApiError, Code};
@@ -19,18 +22,14 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::new(
                 Code::UnsupportedMediaType,
                 "the body must be sent with content-type: application/json",
             ));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(read_error)?;
-        if bytes.len() > MOST_BYTES {
-            let message = format!("a JSON body may hold at most {MOST_BYTES} bytes, given {}", bytes.len());
-            return Err(ApiError::new(Code::TooLarge, message));
-        }
+        let bytes = read(request).await?;
         if bytes.len() < LONG {
             return parse(&bytes).map(Self);
         }
@@ -82,14 +81,22 @@ fn misfit(path: &str, error: &serde_json::Error) -> ApiError {
     ApiError::validation(&param, format!("{param}: {text}"))
 }
 
-/// A body that could not be read.
-pub fn read_error(rejection: BytesRejection) -> ApiError {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(Code::TooLarge, "the body is larger than limits.body_bytes allows")
+/// Reads a body that is to be JSON; never more of it than JSON may have.
+pub async fn read(request: Request) -> Result<Bytes, ApiError> {
+    let body = Limited::new(request.with_limited_body().into_body(), MOST_BYTES);
+    let body = body.collect().await.map_err(|error| match over_limit(&*error) {
+        true => {
+            let message =
+                format!("a JSON body may hold at most {MOST_BYTES} bytes, or limits.body_bytes if that is less");
+            ApiError::new(Code::TooLarge, message)
         }
-        _ => ApiError::new(Code::Malformed, "the body ended before it was complete"),
-    }
+        false => ApiError::new(Code::Malformed, "the body ended before it was complete"),
+    })?;
+    Ok(body.to_bytes())
+}
+
+fn over_limit(error: &(dyn Error + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(over_limit)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::{May, Read};
 use super::openapi::ReadErrors;
-use super::{ApiError, AppState, Caller, Code, Scope, measure};
+use super::{ApiError, AppState, Code, measure};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -23,8 +24,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
     tag = "server",
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"), ReadErrors)
 )]
-async fn metrics(caller: Caller, State(state): State<AppState>) -> Result<Response, ApiError> {
-    caller.require(Scope::Read)?;
+async fn metrics(caller: May<Read>, State(state): State<AppState>) -> Result<Response, ApiError> {
     if !caller.sees_everything() {
         return Err(ApiError::new(Code::Forbidden, "metrics name all adapters, and this key does not see them all"));
     }

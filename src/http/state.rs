@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::adapter::AdapterRegistry;
 use crate::config::Config;
 
+use super::uploads::Uploads;
 use super::{ApiError, Bases, Keys};
 
 /// The parts of the server that requests use; clones share them.
@@ -21,6 +22,7 @@ pub struct Parts {
     pub registry: Arc<AdapterRegistry>,
     pub keys: Keys,
     pub metrics: PrometheusHandle,
+    pub uploads: Uploads,
     draining: AtomicBool,
 }
 
@@ -33,7 +35,8 @@ impl AppState {
         keys: Keys,
         metrics: PrometheusHandle,
     ) -> Self {
-        Self(Arc::new(Parts { config, bases, registry, keys, metrics, draining: AtomicBool::new(false) }))
+        let uploads = Uploads::new(config.limits.body_bytes.0);
+        Self(Arc::new(Parts { config, bases, registry, keys, metrics, uploads, draining: AtomicBool::new(false) }))
     }
 
     /// From now on new work is answered with 503 and /ready is not ok.

@@ -11,6 +11,9 @@ pub enum HubError {
     /// A folder or repository without a file that is needed.
     #[error("{} has no {what}", folder.display())]
     Lacks { folder: PathBuf, what: String },
+    /// An adapter over the limit.
+    #[error("the adapter in {repository} has {bytes} bytes, at most {max_bytes} are taken (limits.body_bytes)")]
+    TooLarge { repository: String, bytes: u64, max_bytes: u64 },
     /// Weights in a form that is not read.
     #[error("{}: {reason}. This writes one that can be read: {command}", path.display())]
     Convert { path: PathBuf, reason: String, command: String },

@@ -104,10 +104,14 @@ fn zip_form(path: PathBuf) -> Result<PathBuf, HubError> {
     Err(HubError::Convert { path, reason, command })
 }
 
+/// AutoModel would leave a decoder's output layer out.
 fn to_safetensors(folder: &Path) -> String {
+    let config = std::fs::read(folder.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    let class = if config["model_type"] == "bert" { "AutoModel" } else { "AutoModelForCausalLM" };
     let place = folder.display();
     format!(
-        "python -c \"from transformers import AutoModel as M; M.from_pretrained('{place}').save_pretrained('{place}')\""
+        "python -c \"from transformers import {class} as M; M.from_pretrained('{place}').save_pretrained('{place}')\""
     )
 }
 

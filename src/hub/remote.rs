@@ -74,10 +74,11 @@ pub(super) fn model(
 /// Downloads what is missing of an adapter.
 pub(super) fn adapter(
     repository: &Repository,
+    max_bytes: u64,
     options: &HubOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, HubError> {
-    obtain(repository, options, &folder::adapter, &mut |remote| remote.fetch_adapter(progress))
+    obtain(repository, options, &folder::adapter, &mut |remote| remote.fetch_adapter(max_bytes, progress))
 }
 
 /// Takes what the cache has when that must be right or nothing else can be had; fetches otherwise.
@@ -168,13 +169,19 @@ impl<'a> Remote<'a> {
         self.fetch(&listing, &wanted, progress)
     }
 
-    fn fetch_adapter(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, HubError> {
+    fn fetch_adapter(&self, max_bytes: u64, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, HubError> {
         let listing = self.list()?;
         let has = |name: &&str| listing.siblings.iter().any(|sibling| sibling.rfilename == *name);
-        match ADAPTERS.into_iter().find(|names| names.iter().all(has)) {
-            Some(names) => self.fetch(&listing, &names.map(str::to_owned), progress),
-            None => Err(self.lacks(&folder::adapter_files())),
+        let names = ADAPTERS.into_iter().find(|names| names.iter().all(has));
+        let names = names.ok_or_else(|| self.lacks(&folder::adapter_files()))?.map(str::to_owned);
+        // Known from the listing: what is too large is not even begun.
+        let sizes =
+            names.iter().map(|name| Ok(self.entry(&listing, name)?.size)).collect::<Result<Vec<_>, HubError>>()?;
+        let bytes = sizes.into_iter().fold(0, u64::saturating_add);
+        if bytes > max_bytes {
+            return Err(HubError::TooLarge { repository: self.repository.name.clone(), bytes, max_bytes });
         }
+        self.fetch(&listing, &names, progress)
     }
 
     fn lacks(&self, what: &str) -> HubError {

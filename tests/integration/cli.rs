@@ -46,6 +46,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let base = fixtures().join("bases/llama");
         let mut process = repertoire()
@@ -61,6 +65,7 @@ impl Server {
                 "--set",
             ])
             .arg(format!("bases.0.source={}", base.display()))
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -126,11 +131,23 @@ fn a_server_is_filled_asked_and_emptied_from_the_command_line() {
     let shown = succeeds(server.ask(&["adapters", "show", "lora"]));
     assert!(shown.contains("dora") && shown.contains("versions     2 ("), "{shown}");
     assert!(succeeds(server.ask(&["adapters", "rollback", "lora", "1"])).contains("version 1"));
-    succeeds(server.ask(&["adapters", "rm", "lora"]));
+    let json = |output: Output| serde_json::from_str::<serde_json::Value>(&succeeds(output)).unwrap();
+    assert_eq!(json(server.ask(&["adapters", "rollback", "lora", "2", "--json"]))[0]["version"], 2);
+    assert_eq!(json(server.ask(&["adapters", "rm", "lora", "--json"]))["deleted"], true);
     fails(server.ask(&["generate", "lora", "a"]), &["lora", "repertoire adapters", "repertoire push"]);
     fails(server.ask(&["generate", "labels", "a"]), &["/v1/classify"]);
     fails(server.ask(&["push", "x", &adapter("..")]), &["holds no adapter", "adapter_config.json is missing"]);
     fails(server.ask(&["push", "x", "nowhere"]), &["nowhere does not exist"]);
+}
+
+#[test]
+fn a_push_over_the_limit_hears_the_limit_and_not_that_the_line_broke() {
+    let server = Server::with(&["--set", "limits.body_bytes=64KiB"]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    std::fs::write(folder.path().join("adapter_model.safetensors"), vec![0; 20_000_000]).unwrap();
+    let output = server.ask(&["push", "big", folder.path().to_str().unwrap()]);
+    fails(output, &["limits.body_bytes", "65536"]);
 }
 
 #[cfg(unix)]
@@ -188,4 +205,10 @@ fn bases_and_adapters_are_inspected_without_a_server() {
     // A folder with a GGUF file is a base, as `serve` sees it.
     assert!(succeeds(inspect(&["bases"])).contains("decoder"));
     fails(inspect(&["nowhere"]), &["does not exist"]);
+    // What is not at hand was not asked, and that is said.
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "[[bases]]\nname = \"far\"\nsource = \"hf://org/repo\"\n").unwrap();
+    let far = succeeds(inspect(&["adapters/llama/lora", "--config", config.to_str().unwrap()]));
+    assert!(far.contains("base far (hf://org/repo) is not on this machine") && far.contains("--base"), "{far}");
 }

@@ -77,6 +77,19 @@ fn a_base_is_set_by_number_or_name_and_a_new_one_appended() {
     assert_eq!(config.bases[1], BaseConfig::new("other", "models/other"));
 }
 
+#[test]
+fn the_environment_reaches_the_tenth_base_and_names_with_capitals_and_signs() {
+    let names: Vec<(String, String)> = (0..12)
+        .flat_map(|n| [("NAME", format!("b{n}")), ("SOURCE", format!("s{n}"))].map(|(key, value)| (n, key, value)))
+        .map(|(n, key, value)| (format!("REPERTOIRE_BASES__{n}__{key}"), value))
+        .collect();
+    let config = read("", Overrides::default().environment(names)).unwrap();
+    assert_eq!((config.bases.len(), config.bases[11].name.as_str()), (12, "b11"));
+    let file = "[[bases]]\nname = \"SmolLM2-135M\"\nsource = \"x\"\n";
+    let config = read(file, environment(&[("REPERTOIRE_BASES__SMOLLM2_135M__DTYPE", "f32")])).unwrap();
+    assert_eq!(config.bases[0].dtype, DtypeName::F32);
+}
+
 #[rstest]
 #[case::unknown_key("[server]\nthread = 1", &["server.thread", "not a known key", "listen, threads"])]
 #[case::unknown_section("[sever]\nthreads = 1", &["sever", "not a known key", "server"])]
@@ -92,6 +105,9 @@ fn a_base_is_set_by_number_or_name_and_a_new_one_appended() {
 #[case::no_bases("bases = []", &["bases", "at least one"])]
 #[case::listen("[server]\nlisten = \"8080\"", &["server.listen", "127.0.0.1:8080", "\"8080\""])]
 #[case::database("[database]\nurl = \"mysql://root:secret@db\"", &["database.url", "postgres://", "mysql"])]
+#[case::postgres("[database]\nurl = \"postgres://root:secret@db\"", &["database.url", "sqlite://file", "not built in yet", "postgres"])]
+#[case::store("[adapters]\nstore = \"s3://bucket/adapters\"", &["adapters.store", "a folder", "not built in yet", "s3://bucket"])]
+#[case::remote_sources("[adapters]\nallowed_sources = [\"s3://bucket\"]", &["adapters.allowed_sources.0", "hf://org", "not built in yet"])]
 #[case::zero("[scheduler]\nmax_running = 0", &["scheduler.max_running", "at least 1", "given 0"])]
 #[case::sources("[adapters]\nallowed_sources = [\"/srv\"]", &["adapters.allowed_sources.0", "file:///", "/srv"])]
 #[case::log("[log]\nformat = \"xml\"", &["log.format", "text, json", "xml"])]

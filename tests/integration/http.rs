@@ -3,6 +3,7 @@
 mod adapters;
 mod auth;
 mod classify;
+mod drain;
 mod errors;
 mod generate;
 mod golden;

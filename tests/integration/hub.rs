@@ -78,7 +78,7 @@ fn what_a_folder_lacks_is_named() {
     assert!(message(local(folder.path())).contains("has no config.json"));
     assert!(message(local(&folder.path().join("none"))).contains("there is no folder"));
     assert!(message(local(&folder.path().join("none.gguf"))).contains("there is no file"));
-    let adapter = resolve_adapter(folder.path().to_str().unwrap(), &HubOptions::from_env(), &mut |_| {});
+    let adapter = resolve_adapter(folder.path().to_str().unwrap(), u64::MAX, &HubOptions::from_env(), &mut |_| {});
     assert!(message(adapter).contains("adapter_config.json and adapter_model.safetensors, nor prompt.json"));
 }
 
@@ -250,6 +250,30 @@ fn without_a_network_the_last_download_is_taken() {
 }
 
 #[test]
+fn a_pickle_in_parts_is_refused_with_a_command_that_keeps_a_decoders_output_layer() {
+    for (family, class) in [("llama", "AutoModelForCausalLM"), ("bert", "AutoModel")] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), format!("{{\"model_type\": \"{family}\"}}")).unwrap();
+        fs::write(folder.path().join("pytorch_model.bin.index.json"), "{}").unwrap();
+        let message = message(local(folder.path()));
+        assert!(message.contains(&format!("import {class} as")), "{message}");
+    }
+}
+
+#[test]
+fn an_adapter_over_the_limit_is_not_even_begun() {
+    let (cache, large) = (tempfile::tempdir().unwrap(), weights());
+    let files: [(&str, &[u8]); 3] =
+        [("adapter_config.json", b"{}"), ("adapter_model.safetensors", &large), ("optimizer.pt", &large)];
+    let hub = FakeHub::start(&files, Faults::default());
+    let (options, bytes) = (hub.options(cache.path()), large.len() as u64 + 2);
+    let refused = message(resolve_adapter("hf://org/repo", bytes - 1, &options, &mut |_| {}));
+    assert!(refused.contains(&bytes.to_string()) && refused.contains(&(bytes - 1).to_string()), "{refused}");
+    assert!(hub.downloads().is_empty());
+    resolve_adapter("hf://org/repo", bytes, &options, &mut |_| {}).unwrap();
+}
+
+#[test]
 fn adapters_and_gguf_files_are_downloaded_too() {
     let (cache, large) = (tempfile::tempdir().unwrap(), weights());
     let files: [(&str, &[u8]); 4] = [
@@ -260,7 +284,7 @@ fn adapters_and_gguf_files_are_downloaded_too() {
     ];
     let hub = FakeHub::start(&files, Faults::default());
     let options = hub.options(cache.path());
-    let folder = resolve_adapter("hf://org/repo", &options, &mut |_| {}).unwrap();
+    let folder = resolve_adapter("hf://org/repo", 1 << 20, &options, &mut |_| {}).unwrap();
     assert!(folder.join("adapter_model.safetensors").is_file());
     assert_eq!(hub.downloads(), ["adapter_config.json", "adapter_model.safetensors"]);
     let gguf = find("hf://org/repo/q4.gguf", &options).unwrap();

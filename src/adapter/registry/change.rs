@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::artefact::Artefact;
 use super::name::{Source, State, Version};
-use super::{AdapterInfo, AdapterRegistry, PublishIf, Published};
+use super::{AdapterInfo, AdapterRegistry, MetadataChange, PublishIf, Published};
 use crate::adapter::store::Summary;
-use crate::adapter::{AdapterError, AdapterName, AdapterRef, Metadata, Package, Selector};
+use crate::adapter::{AdapterError, AdapterName, AdapterRef, Package, Selector};
 
 impl AdapterRegistry {
     /// Checks, stores and publishes a package as the next version of `name`.
@@ -53,7 +53,7 @@ impl AdapterRegistry {
                 next.versions.push(Version { number: state.next, source });
                 next.next += 1;
             }
-            next.pin_to(&artefact);
+            self.move_pin(name, state, &mut next, &artefact)?;
             next.prune(self.keep_versions);
             Ok(Some(next))
         })?;
@@ -63,14 +63,19 @@ impl AdapterRegistry {
         Ok(Published { info, created })
     }
 
-    /// Publishes the current version with other metadata (fields that are set replace the old).
-    pub fn patch(&self, name: &AdapterName, change: Metadata, condition: PublishIf) -> Result<Published, AdapterError> {
+    /// Publishes the current version with other metadata.
+    pub fn patch(
+        &self,
+        name: &AdapterName,
+        change: MetadataChange,
+        condition: PublishIf,
+    ) -> Result<Published, AdapterError> {
         loop {
             let state = self.names.find(name)?;
             state.check(condition, name, &self.all)?;
             let artefact = state.select(&current(name), &self.all)?.content(&self.all)?.artefact;
             let mut package = artefact.package()?;
-            package.metadata = merge(package.metadata, change.clone());
+            package.metadata = change.clone().apply(package.metadata);
             match self.publish(name, package, PublishIf::Current(artefact.digest)) {
                 // Somebody published in between; their files get the change.
                 Err(AdapterError::Conflict { .. }) if condition == PublishIf::Always => {}
@@ -80,13 +85,19 @@ impl AdapterRegistry {
     }
 
     /// Points the name to an older version. It is loaded first: a version that cannot be read never becomes current.
-    pub fn rollback(&self, name: &AdapterName, version: u32) -> Result<AdapterInfo, AdapterError> {
+    pub fn rollback(
+        &self,
+        name: &AdapterName,
+        version: u32,
+        condition: PublishIf,
+    ) -> Result<AdapterInfo, AdapterError> {
         let reference = AdapterRef { name: name.clone(), version: Selector::Number(version) };
         let (lease, artefact) = self.lease_artefact(&reference)?;
         let state = self.names.change(name, |state| {
+            state.check(condition, name, &self.all)?;
             state.select(&reference, &self.all)?;
             let mut next = State { current: Some(version), ..state.clone() };
-            next.pin_to(&artefact);
+            self.move_pin(name, state, &mut next, &artefact)?;
             Ok((state.current != next.current).then_some(next))
         })?;
         drop(lease);
@@ -125,8 +136,7 @@ impl AdapterRegistry {
                         moved = true;
                         return Ok(None);
                     }
-                    self.room_for_pin(name, artefact)?;
-                    next.pin_to(artefact);
+                    self.move_pin(name, state, &mut next, artefact)?;
                 }
                 Ok(Some(next))
             })?;
@@ -139,18 +149,29 @@ impl AdapterRegistry {
         }
     }
 
-    fn room_for_pin(&self, name: &AdapterName, artefact: &Artefact) -> Result<(), AdapterError> {
-        let residency = &self.all.residency;
-        let others = residency.pinned_bytes(artefact.slot());
-        let own = artefact.slot().resident().map_or(0, |adapter| adapter.bytes() as u64);
-        let limit = residency.budget();
-        if others + own <= limit {
-            return Ok(());
+    /// Moves the pin of a pinned name to what becomes its current version, unless pinned adapters would outgrow memory.
+    fn move_pin(
+        &self,
+        name: &AdapterName,
+        old: &State,
+        next: &mut State,
+        artefact: &Arc<Artefact>,
+    ) -> Result<(), AdapterError> {
+        if next.pinned {
+            let residency = &self.all.residency;
+            let _pinning = residency.pinning.lock();
+            let others = residency.pinned_bytes(artefact.slot(), old.pin.as_deref());
+            let own = artefact.slot().resident().map_or(0, |adapter| adapter.bytes() as u64);
+            let limit = residency.budget();
+            if others + own > limit {
+                return Err(AdapterError::Invalid(format!(
+                    "pinned adapters may take adapters.host_bytes = {limit} bytes; with {name} they would take {}",
+                    others + own
+                )));
+            }
+            next.pin_to(artefact);
         }
-        Err(AdapterError::Invalid(format!(
-            "pinned adapters may take adapters.host_bytes = {limit} bytes; with {name} they would take {}",
-            others + own
-        )))
+        Ok(())
     }
 }
 
@@ -166,17 +187,5 @@ fn check_files(package: &Package) -> Result<(), AdapterError> {
     match package.files.keys().find(|file| file.parse::<AdapterName>().is_err()) {
         Some(file) => Err(AdapterError::Invalid(format!("file name {file:?} is not allowed in an adapter"))),
         None => Ok(()),
-    }
-}
-
-fn merge(old: Metadata, change: Metadata) -> Metadata {
-    Metadata {
-        base: change.base.or(old.base),
-        task: change.task.or(old.task),
-        labels: change.labels.or(old.labels),
-        problem_type: change.problem_type.or(old.problem_type),
-        prompt_format: change.prompt_format.or(old.prompt_format),
-        generation: change.generation.or(old.generation),
-        description: change.description.or(old.description),
     }
 }

@@ -194,7 +194,7 @@ impl Version {
     pub fn lease(&self, all: &Arc<Artefacts>) -> Result<(Lease, Arc<Artefact>), AdapterError> {
         let content = self.look(all, true)?;
         let lease = content.lease.map_or_else(|| content.artefact.lease(), Ok)?;
-        Ok((lease, content.artefact))
+        Ok((lease.of_version(self.number), content.artefact))
     }
 
     fn look(&self, all: &Arc<Artefacts>, keep: bool) -> Result<Content, AdapterError> {

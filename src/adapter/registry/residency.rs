@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::slot::Slot;
+use super::slot::{Pin, Slot};
 
 /// Counts the bytes of all resident adapters and sends the longest unused back to the store.
 ///
@@ -17,6 +17,8 @@ pub struct Residency {
     /// Changed under the lock, read without.
     bytes: AtomicU64,
     tenants: Mutex<HashMap<SlotKey, Tenant>>,
+    /// Held from a look at what is pinned to one more pin, so that two who pin at once see each other.
+    pub pinning: Mutex<()>,
 }
 
 /// A slot's address: slots are shared, so it stays.
@@ -34,7 +36,13 @@ fn key(slot: &Arc<Slot>) -> SlotKey {
 impl Residency {
     /// Room for `budget` bytes; leased and pinned adapters may exceed it.
     pub fn new(budget: u64) -> Self {
-        Self { budget, clock: AtomicU64::new(0), bytes: AtomicU64::new(0), tenants: Mutex::default() }
+        Self {
+            budget,
+            clock: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            tenants: Mutex::default(),
+            pinning: Mutex::default(),
+        }
     }
 
     pub fn budget(&self) -> u64 {
@@ -51,10 +59,11 @@ impl Residency {
         self.tenants.lock().len()
     }
 
-    /// Bytes of pinned adapters, `besides` not counted.
-    pub fn pinned_bytes(&self, besides: &Arc<Slot>) -> u64 {
+    /// Bytes of pinned adapters, without those of `slot` and those that only `pin` holds.
+    pub fn pinned_bytes(&self, slot: &Arc<Slot>, pin: Option<&Pin>) -> u64 {
         let tenants = self.tenants.lock();
-        tenants.values().filter(|t| t.slot.pinned() && !Arc::ptr_eq(&t.slot, besides)).map(|t| t.bytes).sum()
+        let others = tenants.values().filter(|t| !Arc::ptr_eq(&t.slot, slot) && t.slot.pinned_besides(pin));
+        others.map(|t| t.bytes).sum()
     }
 
     /// Notes that a slot is wanted now.

@@ -47,6 +47,12 @@ impl Slot {
         self.pins.load(Ordering::Acquire) > 0
     }
 
+    /// Whether a name pins it by another pin than this one.
+    pub fn pinned_besides(&self, pin: Option<&Pin>) -> bool {
+        let own = pin.is_some_and(|pin| std::ptr::eq(&*pin.0, self));
+        self.pins.load(Ordering::Acquire) > usize::from(own)
+    }
+
     /// Takes the adapter out, unless somebody holds it. Leases begin under the same lock, so none can slip in.
     pub fn evict(&self) -> Option<Arc<Adapter>> {
         let mut state = self.state.lock();

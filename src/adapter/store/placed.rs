@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::durable::{self, at};
 use super::package_folder::read_file;
 use super::{Store, Summary};
-use crate::adapter::package::{CONFIG, FILES, PROMPT};
+use crate::adapter::package::{CONFIG, FILES, PICKLED, PROMPT, WEIGHTS};
 use crate::adapter::{AdapterError, AdapterName, Digest, Package};
 
 const METADATA: &str = "repertoire.json";
@@ -66,8 +66,8 @@ impl Store {
     /// What the folder's files look like from outside.
     pub fn stamp(&self, name: &AdapterName) -> Result<Stamp, AdapterError> {
         let folder = self.root.join(name.as_str());
-        let mut stamps = Vec::with_capacity(FILES.len() + 1);
-        for file in FILES.iter().chain([&METADATA]) {
+        let mut stamps = Vec::with_capacity(FILES.len() + 2);
+        for file in FILES.iter().chain([&METADATA, &PICKLED]) {
             stamps.push(match fs::metadata(folder.join(file)) {
                 Ok(found) => Some((found.len(), found.mtime(), found.mtime_nsec(), found.ino())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -84,7 +84,8 @@ impl Store {
     pub fn read_placed(&self, name: &AdapterName) -> Result<(Package, jiff::Timestamp), AdapterError> {
         let mut package = Package::default();
         let mut created_at = jiff::Timestamp::UNIX_EPOCH;
-        for file in FILES {
+        let pickled = if self.placed_path(name, WEIGHTS)?.is_none() { Some(PICKLED) } else { None };
+        for file in FILES.into_iter().chain(pickled) {
             let Some(path) = self.placed_path(name, file)? else { continue };
             package.files.insert(file.to_owned(), read_file(&path).map_err(AdapterError::Store)?);
             let modified = fs::metadata(&path)

@@ -5,8 +5,19 @@ use axum::http::{HeaderMap, HeaderName, header};
 use crate::adapter::{AdapterError, AdapterName, AdapterRef, AdapterRegistry, Digest, PublishIf, Selector};
 use crate::http::ApiError;
 
-/// What must hold for a change to take effect.
-pub fn condition(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegistry) -> Result<PublishIf, ApiError> {
+/// What must hold for a change of what is there; `If-None-Match` is for publications.
+pub fn change(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegistry) -> Result<PublishIf, ApiError> {
+    match publication(headers, name, registry)? {
+        PublishIf::Absent => {
+            let message = "If-None-Match is for POST /v1/adapters; a change takes If-Match";
+            Err(ApiError::validation("If-None-Match", message))
+        }
+        condition => Ok(condition),
+    }
+}
+
+/// What must hold for a publication to take effect.
+pub fn publication(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegistry) -> Result<PublishIf, ApiError> {
     let if_match = text(headers, header::IF_MATCH)?;
     let if_none_match = text(headers, header::IF_NONE_MATCH)?;
     match (if_match, if_none_match) {
@@ -14,14 +25,14 @@ pub fn condition(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegi
         (Some(_), Some(_)) => {
             Err(ApiError::validation("If-Match", "If-Match and If-None-Match exclude each other, given both"))
         }
-        (None, Some(value)) if value.trim() == "*" => Ok(PublishIf::Absent),
+        (None, Some(value)) if is_any(&value) => Ok(PublishIf::Absent),
         (None, Some(value)) => {
             let message = format!("If-None-Match must be * (the name is not taken yet), given {value:?}");
             Err(ApiError::validation("If-None-Match", message))
         }
         (Some(value), None) => {
             let current = || registry.show(&AdapterRef { name: name.clone(), version: Selector::Current });
-            if value.trim() == "*" {
+            if is_any(&value) {
                 return match current() {
                     Ok(info) => Ok(PublishIf::Current(info.digest)),
                     Err(AdapterError::NotFound(_)) => {
@@ -30,7 +41,7 @@ pub fn condition(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegi
                     Err(error) => Err(error.into()),
                 };
             }
-            let digests = digests(value)?;
+            let digests = digests(&value)?;
             let [first, further @ ..] = digests.as_slice() else {
                 return Err(ApiError::validation("If-Match", "If-Match must name a digest, given an empty list"));
             };
@@ -44,12 +55,20 @@ pub fn condition(headers: &HeaderMap, name: &AdapterName, registry: &AdapterRegi
 /// Whether a header lists a digest (or `*`).
 pub fn names_digest(headers: &HeaderMap, header: HeaderName, digest: &Digest) -> bool {
     let Ok(Some(value)) = text(headers, header) else { return false };
-    value.trim() == "*" || digests(value).is_ok_and(|digests| digests.contains(digest))
+    // A proxy that compresses makes tags weak, and weak ones are enough for a look.
+    is_any(&value) || digests(&value.replace("W/", "")).is_ok_and(|digests| digests.contains(digest))
 }
 
-fn text(headers: &HeaderMap, header: HeaderName) -> Result<Option<&str>, ApiError> {
-    let Some(value) = headers.get(&header) else { return Ok(None) };
-    value.to_str().map(Some).map_err(|_| ApiError::validation(header.as_str(), format!("{header} must be ASCII text")))
+/// A header's value; that of several lines is one list.
+fn text(headers: &HeaderMap, header: HeaderName) -> Result<Option<String>, ApiError> {
+    let lines = headers.get_all(&header).iter().map(|line| line.to_str());
+    let lines = lines.collect::<Result<Vec<_>, _>>();
+    let lines = lines.map_err(|_| ApiError::validation(header.as_str(), format!("{header} must be ASCII text")))?;
+    Ok((!lines.is_empty()).then(|| lines.join(", ")))
+}
+
+fn is_any(list: &str) -> bool {
+    list.split(',').any(|tag| tag.trim() == "*")
 }
 
 fn digests(list: &str) -> Result<Vec<Digest>, ApiError> {

@@ -1,6 +1,6 @@
 //! `POST /v1/adapters`: a new adapter, or a new version of one.
 
-use axum::body::Bytes;
+use axum::body::HttpBody;
 use axum::extract::multipart::Multipart;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,12 +10,14 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::adapter::{AdapterInfo, AdapterName, Metadata, Package};
-use crate::http::json::{is_json, parse, read_error};
+use crate::adapter::{AdapterInfo, AdapterName, Metadata};
+use crate::http::auth::{May, Write};
+use crate::http::json::{self, is_json};
 use crate::http::openapi::WriteErrors;
-use crate::http::{ApiError, AppState, Caller, Code, Scope};
+use crate::http::uploads::Admission;
+use crate::http::{ApiError, AppState, Code};
 
-use super::upload::Upload;
+use super::upload::{Files, Upload, is_archive, package};
 use super::{conditions, source, tagged};
 
 /// The routes of this file.
@@ -32,7 +34,7 @@ pub struct PublishFromSource {
     #[schema(example = "file:///srv/adapters/joke")]
     pub source: String,
     #[serde(default)]
-    pub metadata: Metadata,
+    pub metadata: Option<Metadata>,
 }
 
 /// The multipart form.
@@ -49,7 +51,7 @@ struct PublishForm {
 
 /// What a request wants published.
 enum Wanted {
-    Upload(Upload),
+    Upload(Upload, Admission),
     Source(PublishFromSource),
 }
 
@@ -60,13 +62,14 @@ impl FromRequest<AppState> for Wanted {
         let content_type =
             request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if content_type.starts_with("multipart/form-data") {
+            // Before anything of it is read: who finds no room waits with the body still at the client.
+            let admission = state.uploads.admit(request.body().size_hint().upper()).await?;
             let form = Multipart::from_request(request, state).await;
             let form = form.map_err(|rejection| ApiError::new(Code::Malformed, rejection.body_text()))?;
-            return Upload::read(form).await.map(Self::Upload);
+            return Ok(Self::Upload(Upload::read(form).await?, admission));
         }
         if is_json(request.headers()) {
-            let bytes = Bytes::from_request(request, state).await.map_err(read_error)?;
-            return parse(&bytes).map(Self::Source);
+            return json::parse(&json::read(request).await?).map(Self::Source);
         }
         let message = "an adapter is sent as multipart/form-data (id, files, metadata), or as application/json (id, source, metadata)";
         Err(ApiError::new(Code::UnsupportedMediaType, message))
@@ -76,15 +79,21 @@ impl FromRequest<AppState> for Wanted {
 impl Wanted {
     fn id(&self) -> &str {
         match self {
-            Self::Upload(upload) => &upload.id,
+            Self::Upload(upload, _) => &upload.id,
             Self::Source(wanted) => &wanted.id,
         }
     }
 
-    fn into_package(self, state: &AppState) -> Result<Package, ApiError> {
+    /// The files, in memory, with the right to have them there.
+    async fn files(self, state: &AppState) -> Result<(Files, Metadata, Admission), ApiError> {
         match self {
-            Self::Upload(upload) => upload.into_package(state.config.limits.body_bytes.0),
-            Self::Source(wanted) => source::fetch(state, &wanted.source, wanted.metadata),
+            Self::Upload(upload, admission) => Ok((upload.files, upload.metadata, admission)),
+            Self::Source(PublishFromSource { source, metadata, .. }) => {
+                let found = state.blocking(move |state| source::find(state, &source)).await?;
+                let admission = state.uploads.admit(Some(found.bytes)).await?;
+                let files = state.blocking(move |_| found.read()).await?;
+                Ok((files, metadata.unwrap_or_default(), admission))
+            }
         }
     }
 }
@@ -108,20 +117,26 @@ impl Wanted {
     )
 )]
 async fn publish_adapter(
-    caller: Caller,
+    caller: May<Write>,
     State(state): State<AppState>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    // Before the body is read: who may not write need not be heard.
-    caller.require(Scope::Write)?;
     let wanted = Wanted::from_request(request, &state).await?;
     let name = super::name(&caller, wanted.id())?;
     let location = HeaderValue::from_str(&format!("/v1/adapters/{name}")).map_err(ApiError::internal)?;
+    let (files, metadata, admission) = wanted.files(&state).await?;
+    let turn = state.uploads.turn().await?;
     let published = state
         .blocking(move |state| {
-            let condition = conditions::condition(&headers, &name, &state.registry)?;
-            Ok(state.registry.publish(&name, wanted.into_package(state)?, condition)?)
+            let condition = conditions::publication(&headers, &name, &state.registry)?;
+            let unpacked = files.iter().any(|(name, _)| is_archive(name));
+            let package = package(files, metadata, state.config.limits.body_bytes.0)?;
+            // What an archive unpacked to is more than was admitted: the turn ends when it is stored.
+            let turn = unpacked.then_some(turn);
+            let published = state.registry.publish(&name, package, condition)?;
+            drop((turn, admission));
+            Ok(published)
         })
         .await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };

@@ -1,22 +1,29 @@
 //! Adapters that the server fetches itself, from roots that the operator allowed.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::adapter::{Metadata, Package};
 use crate::http::{ApiError, AppState, Code};
 use crate::hub::{self, HubError, HubOptions};
 
-use super::upload::{Files, is_archive, package};
+use super::upload::{Files, is_archive};
 
-/// The adapter under a source. Takes time: for off the async threads.
-pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Package, ApiError> {
+/// The files of a source, on this machine but not yet in memory.
+pub struct Found {
+    files: Vec<(PathBuf, u64)>,
+    /// Of all of them.
+    pub bytes: u64,
+}
+
+/// Finds, and if need be downloads, the files of a source. Takes time: for off the async threads.
+pub fn find(state: &AppState, source: &str) -> Result<Found, ApiError> {
     let allowed = &state.config.adapters.allowed_sources;
     let max_bytes = state.config.limits.body_bytes.0;
     match source.split_once("://") {
         Some(("file", path)) => {
             let path = allowed_path(Path::new(path), allowed).ok_or_else(|| not_allowed(source))?;
-            package(read_path(&path, Links::Skipped, max_bytes)?, metadata, max_bytes)
+            Found::under(&path, Links::Skipped, max_bytes)
         }
         Some(("hf" | "s3", _)) if !allowed.iter().any(|root| under(source, root)) => Err(not_allowed(source)),
         Some(("s3", _)) => Err(ApiError::validation(
@@ -24,8 +31,8 @@ pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Packa
             "s3:// is not built in; upload the files, or name a file:// or hf:// source",
         )),
         Some(("hf", _)) => {
-            let folder = hub::resolve_adapter(source, &HubOptions::from_env(), &mut |_| {}).map_err(unreachable)?;
-            package(read_path(&folder, Links::Followed, max_bytes)?, metadata, max_bytes)
+            let folder = hub::resolve_adapter(source, max_bytes, &HubOptions::from_env(), &mut |_| {});
+            Found::under(&folder.map_err(unreachable)?, Links::Followed, max_bytes)
         }
         _ => Err(ApiError::validation("source", format!("source must begin with file:// or hf://, given {source:?}"))),
     }
@@ -35,6 +42,7 @@ pub fn fetch(state: &AppState, source: &str, metadata: Metadata) -> Result<Packa
 fn unreachable(error: HubError) -> ApiError {
     match error {
         HubError::Io { .. } => ApiError::internal(error),
+        HubError::TooLarge { .. } => ApiError::new(Code::TooLarge, error.to_string()).at("source"),
         HubError::Lacks { what, .. } => ApiError::validation("source", format!("the source has no {what}")),
         error => ApiError::validation("source", error.to_string()),
     }
@@ -69,39 +77,59 @@ enum Links {
     Followed,
 }
 
-/// The files of a folder (not of folders in it), or one file or archive.
-fn read_path(path: &Path, links: Links, max_bytes: u64) -> Result<Files, ApiError> {
-    let io = |error: std::io::Error| ApiError::internal(format!("{}: {error}", path.display()));
-    let mut files = Files::new();
-    let mut room = max_bytes;
-    let mut add = |path: &Path| {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
-        let metadata = match links {
-            Links::Skipped => std::fs::symlink_metadata(path),
-            Links::Followed => std::fs::metadata(path),
-        }
-        .map_err(io)?;
-        if !metadata.is_file() {
-            return Ok(());
-        }
-        room = room.checked_sub(metadata.len()).ok_or_else(|| {
-            ApiError::new(Code::TooLarge, format!("the source holds more than {max_bytes} bytes (limits.body_bytes)"))
-                .at("source")
-        })?;
-        files.push((name.to_owned(), Arc::from(std::fs::read(path).map_err(io)?)));
-        Ok::<_, ApiError>(())
-    };
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            if !path.file_name().and_then(|name| name.to_str()).is_none_or(is_archive) && wanted(&path) {
-                add(&path)?;
+impl Found {
+    /// The files of a folder (not of folders in it), or one file or archive.
+    fn under(path: &Path, links: Links, max_bytes: u64) -> Result<Self, ApiError> {
+        let mut found = Self { files: Vec::new(), bytes: 0 };
+        if !path.is_dir() {
+            found.add(path.to_owned(), links)?;
+        } else {
+            for entry in std::fs::read_dir(path).map_err(io(path))? {
+                let path = entry.map_err(io(path))?.path();
+                if !path.file_name().and_then(|name| name.to_str()).is_none_or(is_archive) && wanted(&path) {
+                    found.add(path, links)?;
+                }
             }
         }
-    } else {
-        add(path)?;
+        if found.bytes > max_bytes {
+            let message =
+                format!("the source holds {} bytes, at most {max_bytes} are taken (limits.body_bytes)", found.bytes);
+            return Err(ApiError::new(Code::TooLarge, message).at("source"));
+        }
+        Ok(found)
     }
-    Ok(files)
+
+    fn add(&mut self, path: PathBuf, links: Links) -> Result<(), ApiError> {
+        let metadata = match links {
+            Links::Skipped => std::fs::symlink_metadata(&path),
+            Links::Followed => std::fs::metadata(&path),
+        };
+        let metadata = metadata.map_err(io(&path))?;
+        if metadata.is_file() {
+            self.bytes = self.bytes.saturating_add(metadata.len());
+            self.files.push((path, metadata.len()));
+        }
+        Ok(())
+    }
+
+    /// Brings them into memory.
+    pub fn read(self) -> Result<Files, ApiError> {
+        let mut files = Files::new();
+        for (path, size) in self.files {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let mut content = Vec::new();
+            // No more than was asked for: somebody may be writing to it.
+            let read = File::open(&path).and_then(|file| file.take(size).read_to_end(&mut content));
+            read.map_err(io(&path))?;
+            files.push((name.to_owned(), content.into()));
+        }
+        Ok(files)
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> ApiError + use<> {
+    let path = path.to_owned();
+    move |error| ApiError::internal(format!("{}: {error}", path.display()))
 }
 
 /// Files that an adapter can consist of: a training folder's optimizer and checkpoints are not even read.

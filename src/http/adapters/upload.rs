@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::http::StatusCode;
 
@@ -9,7 +10,10 @@ use crate::adapter::{AdapterError, Metadata, Package, archive};
 use crate::http::{ApiError, Code};
 
 /// File names with their content, as they came.
-pub type Files = Vec<(String, Arc<[u8]>)>;
+pub type Files = Vec<(String, Bytes)>;
+
+/// More than any real metadata, which is parsed where requests are read.
+const MOST_TEXT: usize = 1 << 20;
 
 /// What the parts said.
 #[derive(Debug, Default)]
@@ -17,25 +21,18 @@ pub struct Upload {
     pub id: String,
     pub metadata: Metadata,
     /// As sent: files, or one archive.
-    files: Files,
+    pub files: Files,
 }
 
 impl Upload {
     /// Reads all parts.
     pub async fn read(mut form: Multipart) -> Result<Self, ApiError> {
         let mut upload = Self::default();
-        let mut id = None;
+        let (mut id, mut metadata) = (None, None);
         while let Some(field) = form.next_field().await.map_err(refuse)? {
             match field.name().unwrap_or_default() {
-                "id" => id = Some(field.text().await.map_err(refuse)?.trim().to_owned()),
-                "metadata" => {
-                    let bytes = field.bytes().await.map_err(refuse)?;
-                    upload.metadata = crate::http::json::parse(&bytes).map_err(|error| {
-                        let param =
-                            error.param.as_ref().map_or("metadata".to_owned(), |param| format!("metadata.{param}"));
-                        ApiError { message: format!("metadata: {}", error.message), ..error.at(param) }
-                    })?;
-                }
+                "id" => once(&mut id, "id", parse_id(&small(field, "id").await?)?)?,
+                "metadata" => once(&mut metadata, "metadata", parse_metadata(&small(field, "metadata").await?)?)?,
                 "files" => upload.add_file(field).await?,
                 other => {
                     let message = format!("parts are id, files (one or several) and metadata, given {other:?}");
@@ -43,6 +40,7 @@ impl Upload {
                 }
             }
         }
+        upload.metadata = metadata.unwrap_or_default();
         upload.id = id.ok_or_else(|| ApiError::validation("id", "the part id is needed, given none"))?;
         if upload.files.is_empty() {
             let message = "at least one part named files is needed (an adapter's files, or one .zip or .tar.gz of its folder), given none";
@@ -57,20 +55,51 @@ impl Upload {
             return Err(ApiError::validation("files", "a part named files must have a filename, given none"));
         }
         let bytes = field.bytes().await.map_err(refuse)?;
-        self.files.push((name, Arc::from(&bytes[..])));
+        self.files.push((name, bytes));
         Ok(())
-    }
-
-    /// The adapter among the files, unpacked where they came in an archive. Takes time: for off the async threads.
-    pub fn into_package(self, max_bytes: u64) -> Result<Package, ApiError> {
-        package(self.files, self.metadata, max_bytes)
     }
 }
 
-/// The adapter among files, or in the one archive.
+/// Notes a part that may come once.
+fn once<T>(seen: &mut Option<T>, name: &str, value: T) -> Result<(), ApiError> {
+    match seen.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(ApiError::validation(name, format!("the part {name} may come once, given again"))),
+    }
+}
+
+/// A part of few bytes.
+async fn small(mut field: Field<'_>, name: &str) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = field.chunk().await.map_err(refuse)? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MOST_TEXT {
+            let message = format!("the part {name} may hold at most {MOST_TEXT} bytes, given more");
+            return Err(ApiError::new(Code::TooLarge, message).at(name));
+        }
+    }
+    Ok(bytes)
+}
+
+fn parse_id(bytes: &[u8]) -> Result<String, ApiError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| ApiError::validation("id", "the part id must be UTF-8 text"))?;
+    Ok(text.trim().to_owned())
+}
+
+fn parse_metadata(bytes: &[u8]) -> Result<Metadata, ApiError> {
+    crate::http::json::parse(bytes).map_err(|error| {
+        let param = error.param.as_ref().map_or("metadata".to_owned(), |param| format!("metadata.{param}"));
+        ApiError { message: format!("metadata: {}", error.message), ..error.at(param) }
+    })
+}
+
+/// The adapter among files, or in the one archive. Takes time and, until it is done, up to twice the memory: for off
+/// the async threads, and in turn.
 pub fn package(files: Files, metadata: Metadata, max_bytes: u64) -> Result<Package, ApiError> {
     let at_files = |error: AdapterError| ApiError::from(error).at("files");
     let Some((name, archive)) = files.iter().find(|(name, _)| is_archive(name)) else {
+        // One after the other: what has been copied is let go.
+        let files = files.into_iter().map(|(name, bytes)| (name, Arc::from(&bytes[..])));
         return Package::from_files(files, metadata).map_err(at_files);
     };
     if files.len() > 1 {

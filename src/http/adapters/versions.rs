@@ -1,7 +1,7 @@
 //! Below `/v1/adapters/{id}`: versions, rollback, files, pin.
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,10 +9,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::adapter::{AdapterInfo, AdapterName};
+use crate::http::auth::{May, Read, Write};
 use crate::http::openapi::{ReadErrors, WriteErrors};
-use crate::http::{ApiError, AppState, Caller, Json, List, Page, Path, Scope};
+use crate::http::{ApiError, AppState, Caller, Json, List, Page, Path};
 
-use super::{name, reference, tagged};
+use super::{conditions, name, reference, tagged};
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -40,12 +41,11 @@ pub struct Rollback {
     responses((status = 200, description = "Versions, newest first; `after` is a version number", body = List<AdapterInfo>), ReadErrors)
 )]
 async fn list_versions(
-    caller: Caller,
+    caller: May<Read>,
     State(state): State<AppState>,
     Path(id): Path<String>,
     page: Page,
 ) -> Result<axum::Json<List<AdapterInfo>>, ApiError> {
-    caller.require(Scope::Read)?;
     let name = name(&caller, &id)?;
     let versions = state.blocking(move |state| Ok(state.registry.versions(&name)?)).await?;
     Ok(axum::Json(List::page(versions, &page, |info: &AdapterInfo| info.version.to_string())?))
@@ -56,19 +56,26 @@ async fn list_versions(
     post,
     path = "/v1/adapters/{id}/rollback",
     tag = "adapters",
-    params(("id" = AdapterName, Path)),
+    params(
+        ("id" = AdapterName, Path),
+        ("If-Match" = Option<String>, Header, description = "`\"<digest>\"` that must be the current one"),
+    ),
     request_body = Rollback,
     responses((status = 200, description = "The version that is current now", body = AdapterInfo, headers(("ETag" = String))), WriteErrors)
 )]
 async fn rollback_adapter(
-    caller: Caller,
+    caller: May<Write>,
     State(state): State<AppState>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     Json(Rollback { version }): Json<Rollback>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Write)?;
     let name = name(&caller, &id)?;
-    let info = state.blocking(move |state| Ok(state.registry.rollback(&name, version)?)).await?;
+    let info = state.blocking(move |state| {
+        let condition = conditions::change(&headers, &name, &state.registry)?;
+        Ok(state.registry.rollback(&name, version, condition)?)
+    });
+    let info = info.await?;
     Ok(tagged(StatusCode::OK, info))
 }
 
@@ -84,11 +91,10 @@ async fn rollback_adapter(
     responses((status = 200, description = "The file", content_type = "application/octet-stream"), ReadErrors)
 )]
 async fn download_file(
-    caller: Caller,
+    caller: May<Read>,
     State(state): State<AppState>,
     Path((id, file)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Read)?;
     let reference = reference(&caller, &id)?;
     let content_type = if file.ends_with(".json") { "application/json" } else { "application/octet-stream" };
     let disposition = HeaderValue::from_str(&format!("attachment; filename=\"{}\"", file.replace(['"', '\\'], "")));
@@ -108,11 +114,11 @@ async fn download_file(
     responses((status = 200, description = "The adapter, pinned", body = AdapterInfo), WriteErrors)
 )]
 async fn pin_adapter(
-    caller: Caller,
+    caller: May<Write>,
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    pin(caller, state, id, true).await
+    pin(&caller, state, id, true).await
 }
 
 /// Let an adapter leave memory again when others need it.
@@ -124,16 +130,15 @@ async fn pin_adapter(
     responses((status = 200, description = "The adapter, no longer pinned", body = AdapterInfo), WriteErrors)
 )]
 async fn unpin_adapter(
-    caller: Caller,
+    caller: May<Write>,
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    pin(caller, state, id, false).await
+    pin(&caller, state, id, false).await
 }
 
-async fn pin(caller: Caller, state: AppState, id: String, pinned: bool) -> Result<Response, ApiError> {
-    caller.require(Scope::Write)?;
-    let name = name(&caller, &id)?;
+async fn pin(caller: &Caller, state: AppState, id: String, pinned: bool) -> Result<Response, ApiError> {
+    let name = name(caller, &id)?;
     let info = state.blocking(move |state| Ok(state.registry.pin(&name, pinned)?)).await?;
     Ok(tagged(StatusCode::OK, info))
 }

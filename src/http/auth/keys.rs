@@ -1,6 +1,6 @@
 //! The keys file. Keys are kept and compared as sha-256.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -114,7 +114,16 @@ impl Keys {
             hex::decode_to_slice(&entry.key_sha256, &mut hash).map_err(bad)?;
             Ok((hash, Key { name: name.into(), scopes: entry.scopes.into(), adapters: entry.adapters.into() }))
         });
-        Ok(Self(keys.collect::<Result<_, ConfigError>>()?))
+        let keys = keys.collect::<Result<Vec<(_, Key)>, ConfigError>>()?;
+        let mut owners = HashMap::new();
+        for (hash, key) in &keys {
+            if let Some(owner) = owners.insert(hash, &key.name) {
+                let message = format!("is that of {owner} too: a key belongs to one name");
+                let error = ConfigError::at(format!("{}.key_sha256", key.name), message);
+                return Err(error.from_origin(file.display().to_string()));
+            }
+        }
+        Ok(Self(keys))
     }
 
     /// Whether no key is asked for.
@@ -152,6 +161,14 @@ mod tests {
         assert_eq!((&*key.name, &*key.scopes), ("a", &[Scope::Read][..]));
         assert!(key.sees("a-1") && key.sees("joke") && !key.sees("jokes") && !key.sees("b") && !key.sees_everything());
         assert!(keys.find("other").is_none() && keys.find("").is_none());
+    }
+
+    #[test]
+    fn a_key_of_two_names_is_refused() {
+        let test = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+        let error = keys(&format!("[a]\nkey_sha256 = \"{test}\"\n[b]\nkey_sha256 = \"{}\"\n", test.to_uppercase()))
+            .unwrap_err();
+        assert!(error.contains("b.key_sha256") && error.contains(" a "), "{error}");
     }
 
     #[test]

@@ -65,14 +65,12 @@ pub fn frames(generation: Generation) -> impl Stream<Item = Frame> + Send {
     let state = (
         merged,
         Framer::new(before, sequences, max_new_tokens),
-        Some(Measure { target, since: Instant::now(), first: true }),
+        Measure { target, since: Instant::now(), first: true },
     );
     stream::unfold(state, |(mut merged, mut framer, mut measure)| async move {
         loop {
             if let Some(frame) = framer.ready.pop_front() {
-                if let Some(measure) = &mut measure {
-                    measure.see(&frame);
-                }
+                measure.see(&frame);
                 return Some((frame, (merged, framer, measure)));
             }
             if framer.ended {
@@ -80,7 +78,7 @@ pub fn frames(generation: Generation) -> impl Stream<Item = Frame> + Send {
             }
             match merged.next().await {
                 Some((input, event)) => framer.take(input, event),
-                None => framer.fail(EngineError::Step("the event streams ended without Done".into())),
+                None => framer.fail(measure.target.cut_off()),
             }
         }
     })

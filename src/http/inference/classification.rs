@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::adapter::ProblemType;
-use crate::engine::{EngineError, Event, EventStream, Request, Usage, Work};
+use crate::engine::{Event, EventStream, Request, Usage, Work};
 use crate::http::{ApiError, AppState, Caller};
 
 use super::generation::{add_usage, check_context, check_deadline, check_truncate};
@@ -48,6 +48,9 @@ impl Classification {
         let caller = caller.clone();
         let (target, labels, problem, prompts) = state.blocking(move |state| prepare(state, &caller, &call)).await?;
         let mut streams: Vec<EventStream> = Vec::with_capacity(prompts.len());
+        // What was sent, whether or not a decoder's head looks beyond the last token that is not padding.
+        let vocab = target.base.sites().vocab;
+        let sent = prompts.iter().flat_map(|prompt| &prompt.tokens).filter(|&&id| (id as usize) < vocab).count();
         for prompt in prompts {
             let request = Request {
                 prompt: prompt.tokens,
@@ -71,7 +74,7 @@ impl Classification {
                     }
                     Some(Event::Failed(error)) => return Err(error.into()),
                     Some(Event::Token { .. } | Event::Finished { .. }) => {}
-                    None => return Err(EngineError::Step("the event stream ended without Done".into()).into()),
+                    None => return Err(target.cut_off().into()),
                 }
             }
             let raw = raw.ok_or_else(|| ApiError::internal("the engine gave no scores"))?;
@@ -79,6 +82,7 @@ impl Classification {
             scored.truncate(top_k.unwrap_or(usize::MAX));
             results.push((scored, predicted));
         }
+        usage.prompt_tokens = sent;
         Ok(Self { target, results, usage })
     }
 }
@@ -87,7 +91,7 @@ type Prepared = (Target, Vec<String>, ProblemType, Vec<BuiltPrompt>);
 
 /// The part that blocks.
 fn prepare(state: &AppState, caller: &Caller, call: &ClassifyCall) -> Result<Prepared, ApiError> {
-    super::check_inputs(call.prompts.len(), state.config.limits.inputs)?;
+    super::check_inputs(call.prompts.len(), &state.config)?;
     check_truncate(call.truncate)?;
     if !(0.0..=1.0).contains(&call.threshold) {
         return Err(ApiError::validation(

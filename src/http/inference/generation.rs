@@ -97,7 +97,7 @@ impl Generation {
                     }
                     Some(Event::Failed(error)) => return Err(error.into()),
                     Some(Event::Token { .. } | Event::Scores(_)) => {}
-                    None => return Err(EngineError::Step("the event stream ended without Done".into()).into()),
+                    None => return Err(answer.target.cut_off().into()),
                 }
             }
             answer.sequences[first..].sort_by_key(|sequence| sequence.sequence);
@@ -119,7 +119,7 @@ fn prepare(
     caller: &Caller,
     call: &GenerateCall,
 ) -> Result<(Target, Settled, Vec<BuiltPrompt>), ApiError> {
-    super::check_inputs(call.prompts.len(), state.config.limits.inputs)?;
+    super::check_inputs(call.prompts.len(), &state.config)?;
     check_truncate(call.truncate)?;
     let target = Target::resolve(state, caller, call.adapter_id.as_deref(), call.base.as_deref())?;
     target.require_generation()?;

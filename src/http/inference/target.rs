@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::adapter::{AdapterName, AdapterRef, Lease, Selector, TaskKind};
+use crate::adapter::{AdapterName, AdapterRef, Lease, TaskKind};
+use crate::engine::EngineError;
 use crate::http::{ApiError, AppState, Base, Caller, Code};
 
 /// A base, and the adapter version that plays on it.
@@ -43,9 +44,8 @@ impl Target {
             );
         }
         let lease = state.registry.lease(&reference).map_err(at)?;
-        // The name may point elsewhere by now; the lease's own digest cannot.
-        let exact = AdapterRef { name: reference.name.clone(), version: Selector::Digest(lease.digest) };
-        let version = state.registry.show(&exact).map_err(at)?.version;
+        let version =
+            lease.version().ok_or_else(|| ApiError::internal("a lease of the registry without its version"))?;
         let found = state.bases.find(&lease.base).map_err(ApiError::internal)?;
         if let Some(name) = base
             && state.bases.find(name)?.name() != found.name()
@@ -59,6 +59,14 @@ impl Target {
     /// The adapter's lease, for the engine.
     pub fn lease(&self) -> Option<&Lease> {
         self.adapter.as_ref().map(|adapter| &adapter.lease)
+    }
+
+    /// Why an answer's events ended before the answer did: the request came when the engine was already on its way out.
+    pub fn cut_off(&self) -> EngineError {
+        match self.base.engine.takes_requests() {
+            true => EngineError::Step("the event stream ended without Done".into()),
+            false => EngineError::Draining,
+        }
     }
 
     /// 422 unless it generates.

@@ -1,12 +1,16 @@
 //! `/v1/adapters`.
 
+use std::convert::Infallible;
 use std::io::Write;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use repertoire::config::Config;
+use futures_util::stream;
+use repertoire::config::{ByteSize, Config};
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::harness::{Answer, Form, Holds, Server, fixtures};
 
@@ -96,6 +100,37 @@ async fn conditions_that_do_not_hold_are_409() {
 }
 
 #[tokio::test]
+async fn a_rollback_takes_a_condition_and_conditions_may_stand_on_several_lines() {
+    let server = Server::start(Holds::Llama);
+    let first = server.push("a", "llama/lora", Value::Null).await;
+    let second = server.push("a", "llama/dora", Value::Null).await;
+    let back = || Request::post("/v1/adapters/a/rollback").header("content-type", "application/json");
+    let body = json!({"version": 1}).to_string();
+    let stale = server.send(back().header("if-match", etag(&first)), body.clone()).await;
+    stale.refused(409, "version_conflict", &["a"]);
+    let create = server.send(back().header("if-none-match", "*"), body.clone()).await;
+    create.refused(422, "validation", &["If-Match"]);
+    let both = back().header("if-match", etag(&first)).header("if-match", etag(&second));
+    assert_eq!(server.send(both, body).await.ok()["version"], 1);
+    let lines = Request::get("/v1/adapters/a").header("if-none-match", etag(&second));
+    let lines = lines.header("if-none-match", format!("W/{}", etag(&first)));
+    assert_eq!(server.send(lines, Body::empty()).await.status, StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn a_pickle_placed_by_hand_is_refused_with_the_command_that_converts_it() {
+    let server = Server::start(Holds::Llama);
+    let folder = server.place("pickled", "llama/lora");
+    std::fs::rename(folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin")).unwrap();
+    let answer = server.post("/v1/generate", json!({"adapter_id": "pickled", "input": "a"})).await;
+    answer.refused(422, "adapter_unsupported", &["adapter_model.bin", "python -c"]);
+    // PEFT prefers safetensors where a folder has both.
+    let both = server.place("both", "llama/lora");
+    std::fs::write(both.join("adapter_model.bin"), "no pickle").unwrap();
+    server.get("/v1/adapters/both").await.ok();
+}
+
+#[tokio::test]
 async fn patched_metadata_is_a_new_version() {
     let server = Server::start(Holds::Llama);
     let first = server.push("a", "llama/lora", json!({"description": "old"})).await;
@@ -109,6 +144,15 @@ async fn patched_metadata_is_a_new_version() {
     assert_eq!(answer["usage"]["completion_tokens"], 2);
     let answer = server.post("/v1/generate", json!({"adapter_id": "a@1", "input": "Привет, world!"})).await.ok();
     assert_eq!(answer["adapter_version"], 1);
+    let (request, body) = patch(json!({"description": null, "generation": null}));
+    let cleared = server.send(request, body).await.ok();
+    assert_eq!((&cleared["version"], &cleared["description"]), (&json!(3), &Value::Null));
+    let answer = server.post("/v1/generate", json!({"adapter_id": "a", "input": "Привет, world!"})).await.ok();
+    assert_ne!(answer["usage"]["completion_tokens"], 2, "the settings are gone");
+    let (request, body) = patch(json!({"generation": {"temprature": 1}}));
+    let answer = server.send(request, body).await;
+    answer.refused(422, "validation", &["temprature"]);
+    assert_eq!(answer.json()["error"]["param"], "generation.temprature");
     let (request, body) = patch(json!({"descriptoin": "x"}));
     server.send(request, body).await.refused(422, "validation", &["descriptoin"]);
 }
@@ -164,6 +208,9 @@ async fn a_pinned_adapter_says_so() {
 #[rstest]
 #[case::no_id(Form::default().file("adapter_config.json", b"{}"), 422, "validation", &["id"])]
 #[case::no_files(Form::default().text("id", "a"), 422, "validation", &["files", "given none"])]
+#[case::two_ids(Form::default().text("id", "a").text("id", "b"), 422, "validation", &["the part id", "once"])]
+#[case::two_metadata(Form::default().text("id", "a").text("metadata", "{}").text("metadata", "{}"), 422, "validation", &["the part metadata", "once"])]
+#[case::long_metadata(Form::default().text("id", "a").text("metadata", &" ".repeat(2 << 20)), 413, "too_large", &["metadata", "1048576"])]
 #[case::bad_id(Form::adapter("a/b", "llama/lora", Value::Null), 422, "validation", &["a/b"])]
 #[case::unknown_part(Form::default().text("id", "a").text("name", "b"), 422, "validation", &["\"name\""])]
 #[case::metadata(Form::default().text("id", "a").text("metadata", "{\"tsak\": 1}"), 422, "validation", &["tsak"])]
@@ -206,9 +253,27 @@ async fn sources_are_read_only_under_allowed_roots() {
     }
     open.post("/v1/adapters", from("ftp://x".into())).await.refused(422, "validation", &["file://", "ftp://x"]);
     open.post("/v1/adapters", json!({"id": "a"})).await.refused(422, "validation", &["source"]);
-    let answer = open.post("/v1/adapters", from(inside)).await;
+    let answer = open.post("/v1/adapters", json!({"id": "a", "source": inside, "metadata": null})).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
     open.post("/v1/generate", json!({"adapter_id": "a", "input": "b", "parameters": {"max_new_tokens": 1}})).await.ok();
+}
+
+#[tokio::test]
+async fn uploads_beyond_what_memory_is_set_aside_for_wait_for_others_to_end() {
+    let server = Server::configured(Holds::Llama, |config| config.limits.body_bytes = ByteSize(1 << 20));
+    let form = Form::adapter("a", "llama/lora", Value::Null);
+    // Neither says how much it sends, so both may send the most: there is no room for a third.
+    let endless = || Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
+    let soon = Duration::from_millis(100);
+    let mut first = Box::pin(server.send(form.request(), endless()));
+    let mut second = Box::pin(server.send(form.request(), endless()));
+    let mut third = Box::pin(server.send(form.request(), Body::from(form.body())));
+    for upload in [&mut first, &mut second, &mut third] {
+        assert!(timeout(soon, upload).await.is_err(), "it waits");
+    }
+    server.post("/v1/generate", json!({"input": "a", "parameters": {"max_new_tokens": 1}})).await.ok();
+    drop(first);
+    third.await.ok();
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Keys: who may do and see what.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::IpAddr;
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Method, Request};
+use futures_util::stream;
 use repertoire::adapter::Digest;
 use repertoire::config::AuthConfig;
 use repertoire::http::{Keys, check_listen};
@@ -68,6 +70,22 @@ async fn a_key_without_the_scope_is_403() {
     reader.push("a", "llama/lora", Value::Null).await.refused(403, "forbidden", &["write"]);
     reader.delete("/v1/adapters/a").await.refused(403, "forbidden", &["write"]);
     server.with_key("alice").get("/metrics").await.refused(403, "forbidden", &[]);
+}
+
+#[tokio::test]
+async fn a_body_is_not_read_before_the_key_may_send_it() {
+    let reader = server().with_key("reader");
+    for (method, path) in [
+        (Method::POST, "/v1/generate"),
+        (Method::POST, "/v1/classify"),
+        (Method::POST, "/v1/adapters"),
+        (Method::PATCH, "/v1/adapters/a"),
+        (Method::POST, "/v1/adapters/a/rollback"),
+    ] {
+        let unread = stream::once(async { panic!("the body was read") as Result<Vec<u8>, Infallible> });
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        reader.send(request, Body::from_stream(unread)).await.refused(403, "forbidden", &["reader"]);
+    }
 }
 
 #[tokio::test]

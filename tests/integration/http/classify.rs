@@ -83,6 +83,29 @@ async fn what_cannot_be_classified_is_422(#[case] body: Value, #[case] parts: &[
 }
 
 #[tokio::test]
+async fn usage_counts_every_token_that_was_sent() {
+    let server = Server::start(Holds::Several);
+    server.push("labels", "llama/cls-lora", Value::Null).await.ok();
+    let ask =
+        async |input: &str| server.post("/v1/classify", json!({"adapter_id": "labels", "input": input})).await.ok();
+    // The tiny Llama's padding, which its head does not look at.
+    let (plain, padded) = (ask("a dog").await, ask("a dog<|im_end|><|im_end|>").await);
+    assert_eq!(padded["results"], plain["results"]);
+    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(tokens(&padded), tokens(&plain) + 2);
+}
+
+#[tokio::test]
+async fn null_is_what_is_left_out() {
+    let server = Server::start(Holds::Llama);
+    server.push("labels", "llama/cls-lora", Value::Null).await.ok();
+    let nulls = json!({"adapter_id": "labels", "input": "a", "base": null, "threshold": null, "top_k": null, "truncate": null, "priority": null, "timeout_ms": null});
+    server.post("/v1/classify", nulls).await.ok();
+    let nulls = json!({"input": "a", "adapter_id": null, "base": null, "messages": null, "parameters": null, "details": null, "stream": null, "truncate": null, "priority": null, "timeout_ms": null});
+    server.post("/v1/generate", nulls).await.ok();
+}
+
+#[tokio::test]
 async fn a_long_text_is_cut_from_its_end_and_keeps_its_special_tokens() {
     let server = Server::start(Holds::Several);
     server.push("labels", "bert/lora", Value::Null).await.ok();

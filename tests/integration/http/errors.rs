@@ -1,9 +1,13 @@
 //! Every status of the contract, in one shape.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
+use futures_util::StreamExt;
 use repertoire::config::{ByteSize, Config};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -81,6 +85,22 @@ async fn bodies_over_the_limit_are_413() {
 }
 
 #[tokio::test]
+async fn json_ends_where_no_real_request_reaches() {
+    let server = Server::start(Holds::Llama);
+    // A client that does not say how much it sends: it is cut off, long before limits.body_bytes.
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let chunks = futures_util::stream::repeat_with(move || {
+        counted.fetch_add(1 << 20, Ordering::Relaxed);
+        Ok::<_, std::convert::Infallible>(vec![b' '; 1 << 20])
+    });
+    let request = Request::post("/v1/generate").header("content-type", "application/json");
+    let answer = server.send(request, Body::from_stream(chunks.take(200))).await;
+    answer.refused(413, "too_large", &["33554432"]);
+    assert!(sent.load(Ordering::Relaxed) < 40 << 20);
+}
+
+#[tokio::test]
 async fn archives_that_unpack_over_the_limit_are_413() {
     let server = Server::configured(Holds::Llama, |config: &mut Config| config.limits.body_bytes = ByteSize(100_000));
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -125,6 +145,7 @@ async fn archives_that_unpack_over_the_limit_are_413() {
 #[case::priority(json!({"input": "a", "priority": 1000}), "priority", &["from -100 to 100", "given 1000"])]
 #[case::timeout(json!({"input": "a", "timeout_ms": 0}), "timeout_ms", &["from 1 to", "given 0"])]
 #[case::too_long(json!({"input": "a", "parameters": {"max_new_tokens": 256}}), "input", &["1 tokens", "max_new_tokens 256", "257", "context of base llama is 256"])]
+#[case::null_only(json!({"input": null}), "input", &["neither"])]
 #[case::no_messages(json!({"messages": []}), "messages", &["at least one"])]
 #[case::message_field(json!({"messages": [{"role": "user", "content": "a", "name": "b"}]}), "messages[0].name", &["unknown field"])]
 #[tokio::test]
@@ -152,7 +173,20 @@ async fn a_full_queue_is_429_with_a_time_to_try_again() {
         config.scheduler.max_running = 1;
         config.scheduler.max_waiting = 1;
     });
-    let answer = server.post("/v1/generate", json!({"input": vec!["a"; 8]})).await;
+    let never = server.post("/v1/generate", json!({"input": vec!["a"; 3]})).await;
+    never.refused(422, "validation", &["at most 2", "scheduler.max_waiting", "given 3"]);
+    let ask = || server.post("/v1/generate", json!({"input": vec!["a"; 2], "parameters": {"max_new_tokens": 200}}));
+    let engine = &server.state.bases.iter().next().unwrap().engine;
+    let full = async {
+        while engine.stats().waiting == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    // One runs and one waits, for as long as the first request is there.
+    let answer = tokio::select! {
+        first = ask() => panic!("it ended: {}", first.text()),
+        answer = async { full.await; ask().await } => answer,
+    };
     answer.refused(429, "overloaded", &["the limit is 1"]);
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(answer.json()["error"]["type"], "rate_limit_error");

@@ -84,7 +84,7 @@ pub enum Holds {
 
 pub struct Server {
     pub state: AppState,
-    _store: TempDir,
+    store: TempDir,
     router: Router,
     key: Option<String>,
 }
@@ -142,13 +142,13 @@ impl Server {
         let registry = Arc::new(AdapterRegistry::open(options, sites).unwrap());
         let keys = Keys::load(&config.auth).unwrap();
         let state = AppState::new(config, bases, registry, keys, telemetry::metrics());
-        Self { router: router(state.clone()), state, _store: store, key: None }
+        Self { router: router(state.clone()), state, store, key: None }
     }
 
     /// The same server, asked with a key.
     pub fn with_key(&self, key: &str) -> Self {
-        let _store = tempfile::tempdir().unwrap();
-        Self { router: self.router.clone(), state: self.state.clone(), _store, key: Some(key.to_owned()) }
+        let store = tempfile::tempdir().unwrap();
+        Self { router: self.router.clone(), state: self.state.clone(), store, key: Some(key.to_owned()) }
     }
 
     /// The head of an answer, its body not yet read.
@@ -175,6 +175,16 @@ impl Server {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.send(Request::post(path).header("content-type", "application/json"), body.to_string()).await
+    }
+
+    /// Puts an adapter of the fixtures into the store by hand.
+    pub fn place(&self, id: &str, folder: &str) -> PathBuf {
+        let (from, to) = (fixtures().join("adapters").join(folder), self.store.path().join(id));
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+        to
     }
 
     /// Publishes an adapter of the fixtures.

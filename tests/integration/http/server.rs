@@ -131,6 +131,8 @@ async fn a_loading_server_is_alive_and_not_ready() {
         router.clone().oneshot(request).await.unwrap().status().as_u16()
     };
     assert_eq!((status("/health").await, status("/ready").await, status("/v1/bases").await), (200, 503, 503));
+    let request = Request::get("/ready").header("x-request-id", "mine-1").body(Body::empty()).unwrap();
+    assert_eq!(router.clone().oneshot(request).await.unwrap().headers()["x-request-id"], "mine-1");
     let server = Server::start(Holds::Llama);
     loaded.set(repertoire::http::router(server.state.clone())).unwrap();
     assert_eq!((status("/health").await, status("/ready").await, status("/v1/bases").await), (200, 200, 200));

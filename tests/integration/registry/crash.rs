@@ -42,7 +42,7 @@ fn publishing_child() {
         if seed % 5 == 0 {
             let oldest = *numbers().last().unwrap();
             println!("back");
-            registry.rollback(&name("joke"), oldest).unwrap();
+            registry.rollback(&name("joke"), oldest, PublishIf::Always).unwrap();
         }
         registry.publish(&name("passing"), package(seed), PublishIf::Always).unwrap();
         if seed % 3 == 0 {

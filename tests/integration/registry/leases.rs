@@ -103,6 +103,49 @@ fn more_cannot_be_pinned_than_fits() {
 }
 
 #[test]
+fn a_lease_knows_its_number_whatever_becomes_of_the_name() {
+    let toy = Toy { keep_versions: 0, ..Toy::new() };
+    toy.place("placed", 9);
+    let registry = toy.open();
+    registry.publish(&name("joke"), package(1), PublishIf::Always).unwrap();
+    registry.publish(&name("joke"), package(2), PublishIf::Always).unwrap();
+    let lease = registry.lease(&reference("joke")).unwrap();
+    registry.delete(&name("joke"), PublishIf::Always).unwrap();
+    assert_eq!((lease.version(), lease.clone().version()), (Some(2), Some(2)));
+    // The same content under another name has that name's number.
+    registry.publish(&name("again"), package(2), PublishIf::Always).unwrap();
+    assert_eq!(registry.lease(&reference("again")).unwrap().version(), Some(1));
+    assert_eq!(registry.lease(&reference("placed")).unwrap().version(), Some(1));
+}
+
+#[test]
+fn a_pinned_name_cannot_move_to_a_version_that_leaves_no_room() {
+    let toy = Toy { host_bytes: 2 * BYTES, ..Toy::new() };
+    let registry = toy.open();
+    let large = |seed: u32| {
+        let mut package = package(seed);
+        package.files.insert("adapter_model.safetensors".into(), seed.to_le_bytes().repeat(200).into());
+        package
+    };
+    registry.publish(&name("other"), package(1), PublishIf::Always).unwrap();
+    registry.pin(&name("other"), true).unwrap();
+    registry.publish(&name("joke"), large(2), PublishIf::Always).unwrap();
+    registry.publish(&name("joke"), package(3), PublishIf::Always).unwrap();
+    registry.pin(&name("joke"), true).unwrap();
+    // What the old version took makes room for the new one.
+    registry.publish(&name("joke"), package(4), PublishIf::Always).unwrap();
+    let published = registry.publish(&name("joke"), large(5), PublishIf::Always).map(drop);
+    let rolled_back = registry.rollback(&name("joke"), 1, PublishIf::Always).map(drop);
+    for refused in [published, rolled_back] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("800") && error.to_string().contains("1200"), "{error}");
+    }
+    assert_eq!(seed_of(&registry.lease(&reference("joke")).unwrap()), 4);
+    assert_eq!(registry.versions(&name("joke")).unwrap().len(), 3);
+    assert!(registry.stats().resident_bytes <= 2 * BYTES);
+}
+
+#[test]
 fn however_many_ask_one_loads() {
     let mut toy = Toy::in_memory();
     toy.open().publish(&name("joke"), package(1), PublishIf::Always).unwrap();

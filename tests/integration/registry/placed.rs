@@ -96,7 +96,7 @@ fn an_upload_under_its_name_becomes_version_two() {
     let registry = toy.open();
     assert_eq!(seed_of(&registry.lease(&reference("joke")).unwrap()), 2);
     assert_eq!(seed_of(&registry.lease(&reference("joke@1")).unwrap()), 1);
-    assert_eq!(registry.rollback(&name("joke"), 1).unwrap().version, 1);
+    assert_eq!(registry.rollback(&name("joke"), 1, PublishIf::Always).unwrap().version, 1);
     drop(registry);
     assert_eq!(seed_of(&toy.open().lease(&reference("joke")).unwrap()), 1);
 }

@@ -1,6 +1,6 @@
 //! Versions, pointers and conditions.
 
-use repertoire::adapter::{AdapterError, Metadata, PublishIf, Residency};
+use repertoire::adapter::{AdapterError, MetadataChange, PublishIf, Residency};
 
 use super::toy::{Toy, described, name, package, reference, seed_of};
 
@@ -42,7 +42,7 @@ fn everything_is_there_after_a_restart() {
     for seed in 1..=3 {
         registry.publish(&name("joke"), described(seed, "funny"), PublishIf::Always).unwrap();
     }
-    registry.rollback(&name("joke"), 2).unwrap();
+    registry.rollback(&name("joke"), 2, PublishIf::Always).unwrap();
     let before = registry.versions(&name("joke")).unwrap();
     drop(registry);
 
@@ -145,10 +145,10 @@ fn old_versions_are_pruned_but_never_the_current_one() {
     }
     assert_eq!(numbers(), [5, 4, 3]);
     toy.expect_packages(3);
-    registry.rollback(&joke, 3).unwrap();
+    registry.rollback(&joke, 3, PublishIf::Always).unwrap();
     registry.publish(&joke, package(6), PublishIf::Always).unwrap();
     assert_eq!(numbers(), [6, 5, 4]);
-    assert!(matches!(registry.rollback(&joke, 3), Err(AdapterError::NotFound(_))));
+    assert!(matches!(registry.rollback(&joke, 3, PublishIf::Always), Err(AdapterError::NotFound(_))));
     toy.expect_packages(3);
 }
 
@@ -171,7 +171,7 @@ fn metadata_changes_make_a_new_version_of_the_same_files() {
     let toy = Toy::new();
     let registry = toy.open();
     registry.publish(&name("joke"), described(7, "old"), PublishIf::Always).unwrap();
-    let change = Metadata { description: Some("new".into()), ..Metadata::default() };
+    let change = MetadataChange { description: Some(Some("new".into())), ..MetadataChange::default() };
     let patched = registry.patch(&name("joke"), change.clone(), PublishIf::Always).unwrap();
     assert!(patched.created);
     assert_eq!(patched.info.version, 2);

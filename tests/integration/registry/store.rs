@@ -44,7 +44,7 @@ fn a_rollback_to_a_damaged_version_does_not_move_the_pointer() {
     drop(registry);
     fs::remove_dir_all(toy.path().join(".versions/packages").join(package(1).digest().hex())).unwrap();
     let registry = toy.open();
-    assert!(matches!(registry.rollback(&name("joke"), 1), Err(AdapterError::Store(_))));
+    assert!(matches!(registry.rollback(&name("joke"), 1, PublishIf::Always), Err(AdapterError::Store(_))));
     assert_eq!(registry.show(&reference("joke")).unwrap().version, 2);
 }
 

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use repertoire::adapter::{AdapterError, AdapterRef, AdapterRegistry, Digest, Lease, Metadata, PublishIf, Selector};
+use repertoire::adapter::{
+    AdapterError, AdapterRef, AdapterRegistry, Digest, Lease, MetadataChange, PublishIf, Selector,
+};
 
 use super::toy::{BYTES, Toy, described, name, package, reference, seed_of};
 
@@ -34,11 +36,11 @@ fn one_step(registry: &AdapterRegistry, rng: &mut SmallRng, held: &mut Vec<Lease
         0..15 => registry.publish(&id, package(seed), condition).map(drop),
         15..18 => registry.publish(&id, described(seed, "x"), condition).map(drop),
         18..21 => {
-            let change = Metadata { description: Some("y".into()), ..Metadata::default() };
+            let change = MetadataChange { description: Some(Some("y".into())), ..MetadataChange::default() };
             registry.patch(&id, change, condition).map(drop)
         }
         21..26 => registry.delete(&id, condition),
-        26..31 => registry.rollback(&id, rng.random_range(1..6)).map(drop),
+        26..31 => registry.rollback(&id, rng.random_range(1..6), PublishIf::Always).map(drop),
         31..34 => registry.pin(&id, rng.random()).map(drop),
         34..38 => registry.versions(&id).map(drop),
         38..42 => {
