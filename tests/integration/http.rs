@@ -6,7 +6,7 @@ mod classify;
 mod errors;
 mod generate;
 mod golden;
-mod harness;
+pub mod harness;
 mod mutations;
 mod server;
 mod stream;
