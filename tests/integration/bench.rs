@@ -1,6 +1,7 @@
 //! `repertoire bench`, as people use it.
 
 mod foreign;
+mod in_process;
 mod native;
 mod run;
 mod served;

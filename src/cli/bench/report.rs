@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::clients::{Outcome, span};
 use super::load::{Load, Task};
+use super::parts;
 use super::point::{Percentiles, Point};
+use crate::profile::Part;
 
 /// Different errors that are shown of each point.
 const SHOWN: usize = 3;
@@ -54,6 +57,12 @@ impl Report {
             "{:>7}{:>9}{:>12}{:>12}{:>8}{}{}",
             "clients", "seconds", "requests/s", "tokens/s", "errors", PERCENTILES, PERCENTILES
         )?;
+        Ok(())
+    }
+
+    /// Where the time of the point's steps went.
+    pub fn parts(&mut self, measured: &[(Part, Duration, u64)]) -> Result<()> {
+        writeln!(self.table, "{}", parts::table(measured))?;
         Ok(())
     }
 
