@@ -4,6 +4,7 @@ mod clients;
 mod engines;
 mod http;
 mod load;
+mod make;
 mod parts;
 mod plan;
 mod point;
@@ -23,6 +24,7 @@ use crate::profile;
 use engines::Engines;
 use http::{Api, Http};
 use load::Load;
+use make::Make;
 use report::Report;
 use target::Target;
 
@@ -50,11 +52,17 @@ pub struct Bench {
     /// Prints one JSON object per point, or writes them to FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    make: Make,
 }
 
 impl Bench {
-    /// Measures every point and prints it; an error when no request got an answer.
+    /// Measures every point and prints it; an error when no request got an answer. Or makes adapters to measure with.
     pub fn run(self) -> Result<()> {
+        if let Some(folder) = &self.make.make_adapters {
+            let config = self.configuration.load(self.configuration.overrides()?)?;
+            return self.make.run(folder, &config, self.base.as_deref(), self.load.seed);
+        }
         self.load.check()?;
         let mut report = Report::open(self.json.as_deref())?;
         if self.in_process {

@@ -2,6 +2,7 @@
 
 mod foreign;
 mod in_process;
+mod made;
 mod native;
 mod run;
 mod served;
