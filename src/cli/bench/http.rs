@@ -84,7 +84,7 @@ impl Target for Http {
     type Question = Value;
 
     fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Value> {
-        let prompt = self.prompts.text(rng).context("--prompt-tokens leaves no prompt")?;
+        let prompt = self.prompts.text(adapter, rng).context("--prompt-tokens leaves no prompt")?;
         self.asked.body(adapter, &prompt, self.asked.output_tokens, self.asked.task == Task::Generate)
     }
 

@@ -54,7 +54,7 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub output_tokens: usize,
     /// Decides prompts, adapters and times. By default different in each run, so that no prompt is known from one before
-    #[arg(long, value_name = "N", default_value_t = rand::random_range(0..1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = rand::random_range(0..1_000_000), hide_default_value = true)]
     pub seed: u64,
 }
 

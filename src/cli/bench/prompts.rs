@@ -3,6 +3,8 @@
 //! Texts are words with blanks between them. Tokenizers look at each alone, so a text costs the sum of its words and
 //! a constant (special tokens, a prompt format). What a word costs is asked of the server itself.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result, bail};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -26,6 +28,8 @@ pub struct Prompts {
     words: Vec<(String, usize)>,
     /// What the first word and everything around the text costs.
     constant: usize,
+    /// The same where it is known by adapter: each may have a prompt format of its own.
+    constants: HashMap<Option<String>, usize>,
     tokens: usize,
     shared_tokens: usize,
     shared_seed: u64,
@@ -40,18 +44,32 @@ impl Prompts {
         mut count: impl FnMut(&str) -> Result<usize>,
     ) -> Result<Self> {
         let (words, constant) = costs(&mut count)?;
-        let mut prompts = Self { words, constant, tokens, shared_tokens: shared, shared_seed: seed };
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut counted = 0;
+        let constants = HashMap::new();
+        let mut prompts = Self { words, constant, constants, tokens, shared_tokens: shared, shared_seed: seed };
+        prompts.constant = prompts.fit(count)?;
+        Ok(prompts)
+    }
+
+    /// Learns what an adapter's prompt format adds.
+    pub fn learn(&mut self, adapter: Option<&str>, count: impl FnMut(&str) -> Result<usize>) -> Result<()> {
+        let constant = self.fit(count)?;
+        self.constants.insert(adapter.map(str::to_owned), constant);
+        Ok(())
+    }
+
+    /// The constant with which texts have the right length.
+    fn fit(&self, mut count: impl FnMut(&str) -> Result<usize>) -> Result<usize> {
+        let (tokens, mut constant, mut counted) = (self.tokens, self.constant, 0);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.shared_seed);
         for _ in 0..TRIES {
-            let text = prompts.text(&mut rng).with_context(|| {
-                format!("--prompt-tokens must be at least {}, given {tokens}", prompts.constant.max(1))
-            })?;
+            let text = self
+                .with_constant(constant, &mut rng)
+                .with_context(|| format!("--prompt-tokens must be at least {constant}, given {tokens}"))?;
             counted = count(&text)?;
             if counted == tokens {
-                return Ok(prompts);
+                return Ok(constant);
             }
-            prompts.constant = (prompts.constant + counted).saturating_sub(tokens);
+            constant = (constant + counted).saturating_sub(tokens);
         }
         bail!("no text was found that the server counts as {tokens} tokens, the nearest has {counted}")
     }
@@ -59,12 +77,17 @@ impl Prompts {
     /// For a server that does not say what texts come to: words are taken for one token each.
     pub fn uncounted(tokens: usize, shared: usize, seed: u64) -> Self {
         let words = WORDS.map(|word| (word.to_owned(), 1)).into();
-        Self { words, constant: 1, tokens, shared_tokens: shared, shared_seed: seed }
+        Self { words, constant: 1, constants: HashMap::new(), tokens, shared_tokens: shared, shared_seed: seed }
     }
 
-    /// A prompt; `None` if even the first word is too long.
-    pub fn text(&self, rng: &mut ChaCha8Rng) -> Option<String> {
-        let mut left = self.tokens.checked_sub(self.constant)?;
+    /// A prompt for an adapter or the base; `None` if even the first word is too long.
+    pub fn text(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Option<String> {
+        let constant = self.constants.get(&adapter.map(str::to_owned)).unwrap_or(&self.constant);
+        self.with_constant(*constant, rng)
+    }
+
+    fn with_constant(&self, constant: usize, rng: &mut ChaCha8Rng) -> Option<String> {
+        let mut left = self.tokens.checked_sub(constant)?;
         let mut text = FIRST.to_owned();
         let mut shared = ChaCha8Rng::seed_from_u64(self.shared_seed);
         let unshared = self.tokens - self.shared_tokens;
@@ -122,7 +145,7 @@ mod tests {
             for shared in [0, tokens / 2] {
                 let prompts = Prompts::calibrate(tokens, shared, 7, |text| Ok(count(text))).unwrap();
                 let mut rng = ChaCha8Rng::seed_from_u64(9);
-                let texts: HashSet<String> = (0..50).map(|_| prompts.text(&mut rng).unwrap()).collect();
+                let texts: HashSet<String> = (0..50).map(|_| prompts.text(None, &mut rng).unwrap()).collect();
                 assert!(texts.iter().all(|text| count(text) == tokens), "{tokens}: {texts:?}");
                 if tokens - shared >= 16 {
                     assert_eq!(texts.len(), 50);
@@ -156,10 +179,20 @@ mod tests {
         let count = |text: &str| text.split(' ').count() + 1;
         let prompts = Prompts::calibrate(100, 40, 1, |text| Ok(count(text))).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let texts: Vec<String> = (0..3).map(|_| prompts.text(&mut rng).unwrap()).collect();
+        let texts: Vec<String> = (0..3).map(|_| prompts.text(None, &mut rng).unwrap()).collect();
         let words: Vec<Vec<&str>> = texts.iter().map(|text| text.split(' ').collect()).collect();
         assert_eq!(words[0][..39], words[1][..39]);
         assert_ne!(words[0][39..50], words[1][39..50]);
+    }
+
+    #[test]
+    fn an_adapter_with_a_prompt_format_gets_shorter_texts() {
+        let count = |text: &str| text.split(' ').count() + 1;
+        let mut prompts = Prompts::calibrate(50, 0, 1, |text| Ok(count(text))).unwrap();
+        prompts.learn(Some("formatted"), |text| Ok(count(text) + 9)).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        assert_eq!(count(&prompts.text(Some("formatted"), &mut rng).unwrap()), 41);
+        assert_eq!(count(&prompts.text(Some("plain"), &mut rng).unwrap()), 50);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Which adapters are asked for, and how often each.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result, bail};
 use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;
@@ -41,8 +43,13 @@ impl Roster {
 
     /// How many different adapters there are, the base not counted.
     pub fn adapters(&self) -> usize {
-        let names: std::collections::HashSet<&str> = self.names.iter().flatten().map(String::as_str).collect();
-        names.len()
+        self.different().flatten().count()
+    }
+
+    /// Each adapter once, and the base.
+    pub fn different(&self) -> impl Iterator<Item = Option<&str>> {
+        let mut seen = HashSet::new();
+        self.names.iter().map(Option::as_deref).filter(move |name| seen.insert(*name))
     }
 
     /// The first.

@@ -17,8 +17,10 @@ async fn every_request_of_every_point_is_answered_in_full_whatever_its_adapter()
     // What an adapter's author set must not change what is measured.
     let settings = json!({"generation": {"num_beams": 2, "stop": ["e"], "max_new_tokens": 3}});
     server.push("beams", "llama/rslora", settings).await.ok();
+    // A prompt format makes prompts longer, by the server's own count.
+    server.push("formatted", "llama/lora-all-linear", json!({"prompt_format": "Q: {text} A:"})).await.ok();
     let url = serve(router(server.state.clone())).await;
-    let adapters = "none,a-1..2,soft,kv,beams";
+    let adapters = "formatted,none,a-1..2,soft,kv,beams";
     let run = bench(&[
         "--url",
         &url,
@@ -27,7 +29,7 @@ async fn every_request_of_every_point_is_answered_in_full_whatever_its_adapter()
         "--concurrency",
         "1,4",
         "--requests",
-        "12",
+        "14",
         "--prompt-tokens",
         "23",
         "--output-tokens",
@@ -37,7 +39,7 @@ async fn every_request_of_every_point_is_answered_in_full_whatever_its_adapter()
     let points = run.measured();
     assert_eq!(points.iter().map(|point| &point["concurrency"]).collect::<Vec<_>>(), [1, 4]);
     for point in points {
-        assert_eq!(point["adapters"], 5);
+        assert_eq!(point["adapters"], 6);
         check_tokens(point, 5.0);
         assert!(point["itl_ms"]["p50"].is_number());
     }
