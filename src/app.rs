@@ -16,22 +16,41 @@ pub use run::serve;
 
 use crate::adapter::{AdapterRegistry, ReadLimits, RegistryOptions};
 use crate::config::{AdaptersConfig, Config, DatabaseConfig};
+use crate::engine::Engine;
 use crate::http::{AppState, Bases, Keys, accept_adapter, describe_metrics};
 use crate::telemetry;
 
 /// Loads all that requests need. Blocks, for minutes with a large base.
 pub fn load(config: Config, keys: Keys) -> Result<AppState> {
-    start_threads(config.server.threads)?;
     create_data_folder(&config.database)?;
+    let (bases, registry) = load_bases(&config)?;
+    let metrics = telemetry::metrics();
+    describe_metrics();
+    Ok(AppState::new(config, bases, Arc::new(registry), keys, metrics))
+}
+
+/// What a server has behind its routes.
+pub struct Ensemble {
+    /// One for each base, in the order of the configuration.
+    pub engines: Vec<Engine>,
+    pub registry: AdapterRegistry,
+}
+
+/// Loads bases and adapters as a server does, to be used without HTTP.
+pub fn load_ensemble(config: &Config) -> Result<Ensemble> {
+    let (bases, registry) = load_bases(config)?;
+    Ok(Ensemble { engines: bases.iter().map(|base| base.engine.clone()).collect(), registry })
+}
+
+fn load_bases(config: &Config) -> Result<(Bases, AdapterRegistry)> {
+    start_threads(config.server.threads)?;
     // One lock: engines on one device take turns.
     let turn = Arc::default();
     let bases =
         config.bases.iter().map(|base| load_base(base, &config.scheduler, &turn)).collect::<Result<Vec<_>>>()?;
     let bases = Bases::new(bases);
     let registry = open_registry(&config.adapters, &bases)?;
-    let metrics = telemetry::metrics();
-    describe_metrics();
-    Ok(AppState::new(config, bases, Arc::new(registry), keys, metrics))
+    Ok((bases, registry))
 }
 
 /// One pool for all of the process's arithmetic.
@@ -46,6 +65,11 @@ fn start_threads(threads: usize) -> Result<()> {
         tracing::info!(threads, "compute threads started");
     }
     Ok(())
+}
+
+/// Threads of the pool, once something is loaded.
+pub fn compute_threads() -> usize {
+    rayon::current_num_threads()
 }
 
 fn open_registry(config: &AdaptersConfig, bases: &Bases) -> Result<AdapterRegistry> {

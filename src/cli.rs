@@ -1,9 +1,11 @@
-//! The command line. `serve` runs the server; `inspect` needs none; the rest are clients of a running one.
+//! The command line. `serve` runs the server; `inspect` needs none; `bench` needs either; the rest are clients of a running one.
 
 mod adapters;
 mod ask;
+mod bench;
 mod classify;
 mod client;
+mod configuration;
 mod events;
 mod generate;
 mod inspect;
@@ -36,6 +38,8 @@ enum Command {
     Classify(classify::Classify),
     /// Say what an adapter or a base is, and whether it can be applied exactly; needs no server
     Inspect(inspect::Inspect),
+    /// Put load on a server and measure what its clients see
+    Bench(Box<bench::Bench>),
 }
 
 /// Runs the command line of this process.
@@ -47,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Generate(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

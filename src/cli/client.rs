@@ -47,9 +47,19 @@ fn hint(code: &str) -> &'static str {
 }
 
 impl Server {
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A client of it.
     pub fn client(self) -> Client {
-        let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(Duration::from_secs(10)));
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            // As many threads as a benchmark has may use the client at once.
+            .max_idle_connections(usize::MAX)
+            .max_idle_connections_per_host(usize::MAX);
         // A proxy that is configured for the world has no way to this machine.
         let local = ["//localhost", "//127.", "//[::1]"].iter().any(|host| self.url.contains(host));
         let config = if local { config.proxy(None) } else { config };

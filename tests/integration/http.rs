@@ -7,7 +7,7 @@ mod drain;
 mod errors;
 mod generate;
 mod golden;
-mod harness;
+pub mod harness;
 mod mutations;
 mod server;
 mod stream;

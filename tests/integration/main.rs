@@ -8,6 +8,7 @@ mod adapter_hostile;
 mod adapter_read;
 mod adapter_refusals;
 mod architecture;
+mod bench;
 mod churn;
 mod cli;
 mod config;

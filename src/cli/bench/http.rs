@@ -1,0 +1,125 @@
+//! A server over HTTP.
+
+mod calibration;
+mod native;
+mod openai;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use super::load::{Load, Task};
+use super::prompts::Prompts;
+use super::target::{Heard, Target};
+use crate::cli::client::{Client, Server, json};
+use crate::cli::events;
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Api {
+    Native,
+    Openai,
+}
+
+/// What each request of a load has in common.
+struct Asked {
+    api: Api,
+    task: Task,
+    base: Option<String>,
+    output_tokens: usize,
+}
+
+/// A server, and prompts that are made for it.
+pub struct Http {
+    client: Client,
+    url: String,
+    asked: Asked,
+    prompts: Prompts,
+}
+
+impl Http {
+    /// Connects to a server and learns how it counts tokens.
+    pub fn connect(server: Server, api: Api, base: Option<String>, load: &Load) -> Result<Self> {
+        if api == Api::Openai && load.task == Task::Classify {
+            bail!("--task classify needs --api native: OpenAI's interface has no classification");
+        }
+        let url = server.url().to_owned();
+        let client = server.client();
+        let asked = Asked { api, task: load.task, base, output_tokens: load.output_tokens };
+        let prompts = calibration::run(&client, &asked, load)?;
+        Ok(Self { client, url, asked, prompts })
+    }
+
+    /// What is measured, for people.
+    pub fn title(&self) -> String {
+        let api = if self.asked.api == Api::Native { "native" } else { "OpenAI's" };
+        format!("{} ({api} interface)", self.url)
+    }
+}
+
+impl Asked {
+    fn path(&self) -> &'static str {
+        match (self.api, self.task) {
+            (Api::Native, Task::Generate) => "/v1/generate",
+            (Api::Native, Task::Classify) => "/v1/classify",
+            (Api::Openai, _) => "/v1/completions",
+        }
+    }
+
+    fn body(&self, adapter: Option<&str>, prompt: &str, output_tokens: usize, stream: bool) -> Result<Value> {
+        let base = self.base.as_deref();
+        Ok(match (self.api, self.task) {
+            (Api::Native, Task::Generate) => native::generate(adapter, base, prompt, output_tokens, stream),
+            (Api::Native, Task::Classify) => native::classify(adapter, base, prompt),
+            (Api::Openai, _) => {
+                let model = adapter.or(base).context("--model must name the model of requests without an adapter")?;
+                openai::complete(model, prompt, output_tokens, stream)
+            }
+        })
+    }
+}
+
+impl Target for Http {
+    type Question = Value;
+
+    fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Value> {
+        let prompt = self.prompts.text(adapter, rng).context("--prompt-tokens leaves no prompt")?;
+        self.asked.body(adapter, &prompt, self.asked.output_tokens, self.asked.task == Task::Generate)
+    }
+
+    fn ask(&self, question: Value, heard: &mut Heard) -> Result<()> {
+        let response = self.client.ask(self.asked.path(), &question)?;
+        if self.asked.task == Task::Classify {
+            let answer = json(response)?;
+            heard.at.push(std::time::Instant::now());
+            heard.prompt_tokens = count(&answer["usage"]["prompt_tokens"]);
+            return Ok(());
+        }
+        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let says_token = if self.asked.api == Api::Native { native::is_token } else { openai::is_token };
+        let mut counted = None;
+        events::read(&mut body, |event| {
+            // Errors of other servers, whose shape is not ours.
+            if let Some(error) = event.get("error").filter(|error| !error.is_null()) {
+                bail!("the stream ended with an error: {error}");
+            }
+            if says_token(event) {
+                heard.token();
+            }
+            let usage = &event["usage"];
+            heard.prompt_tokens = count(&usage["prompt_tokens"]).or(heard.prompt_tokens);
+            counted = count(&usage["completion_tokens"]).or(counted);
+            Ok(())
+        })?;
+        // Events may hold several tokens, or none that can be shown yet.
+        heard.output_tokens = counted.unwrap_or(heard.output_tokens);
+        // Read to its end, or the connection cannot be used again.
+        std::io::copy(&mut body, &mut std::io::sink()).context("the answer broke off")?;
+        Ok(())
+    }
+}
+
+fn count(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|count| usize::try_from(count).ok())
+}

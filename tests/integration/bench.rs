@@ -1,0 +1,8 @@
+//! `repertoire bench`, as people use it.
+
+mod foreign;
+mod in_process;
+mod made;
+mod native;
+mod run;
+mod served;
