@@ -111,11 +111,15 @@ impl Shared {
         self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// A step is over.
+    /// Who runs and waits now.
     pub(super) fn note(&self, scheduler: &Scheduler) {
         self.running.store(scheduler.running(), Ordering::Relaxed);
         self.waiting.store(scheduler.waiting(), Ordering::Relaxed);
         self.free_blocks.store(scheduler.pool().free(), Ordering::Relaxed);
+    }
+
+    /// A step begins.
+    pub(super) fn count_step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -116,6 +116,9 @@ impl Worker {
             let _timer = profile::time(Part::Plan);
             self.scheduler.plan()
         };
+        // Before anything is heard of the step: who hears an event and looks at the counts finds its request in them.
+        self.shared.count_step();
+        self.shared.note(&self.scheduler);
         // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
         let outcome = match outcome {
