@@ -6,6 +6,7 @@ mod blocks;
 mod event;
 mod group;
 mod handle;
+mod pace;
 mod parameters;
 mod sample;
 pub mod sampler;

@@ -18,8 +18,6 @@ pub struct Beams {
     stop: Vec<String>,
     /// One for each running beam; none without stop strings.
     watches: Vec<Watch>,
-    /// The token each running beam computes next.
-    next: Vec<u32>,
     /// Tokens of the answers, end-of-text included.
     pub chosen: usize,
 }
@@ -49,19 +47,13 @@ impl Beams {
             tokenizer: tokenizer.clone(),
             watches: if stop.is_empty() { vec![] } else { vec![watch()] },
             stop,
-            next: vec![],
             chosen: 0,
         }
     }
 
-    /// The token each branch computes next.
-    pub fn next_token(&self, branch: usize) -> u32 {
-        self.next[branch]
-    }
-
     /// Takes a row of logits `[vocab]` for each running beam.
     pub fn step(&mut self, logits: &[&[f32]]) -> Result<Stepped, SamplerError> {
-        let over = Stepped { parents: vec![], events: vec![] };
+        let over = Stepped { grown: vec![], events: vec![] };
         let Some(mut search) = self.search.take() else { return Ok(over) };
         let watches = &self.watches;
         let stops = |beam: usize, token| watches.get(beam).is_some_and(|watch| watch.clone().push(token));
@@ -76,13 +68,12 @@ impl Beams {
                     });
                     self.watches = next.collect();
                 }
-                self.next = step.tokens;
-                Ok(Stepped { parents: step.parents, events: vec![] })
+                Ok(Stepped { grown: step.parents.into_iter().zip(step.tokens).collect(), events: vec![] })
             }
             None => {
                 let hypotheses = search.into_hypotheses().into_iter().enumerate();
                 let events = hypotheses.map(|(sequence, hypothesis)| self.finish(sequence, hypothesis)).collect();
-                Ok(Stepped { parents: vec![], events })
+                Ok(Stepped { grown: vec![], events })
             }
         }
     }

@@ -14,13 +14,16 @@ use super::{EngineError, Event, Usage};
 
 /// One request, from admission to its last event. Dropping it returns the adapter's lease.
 pub struct Group {
+    /// Until the scheduler has it.
     pub prompt: Vec<u32>,
     pub adapter: Option<Lease>,
     pub answer: Answer,
     pub demand: Demand,
     pub deadline: Option<Deadline>,
-    /// Prompt tokens that are not virtual.
-    pub prompt_tokens: usize,
+    /// Where virtual tokens stand in the prompt, in order.
+    virtual_tokens: Vec<usize>,
+    /// Prompt tokens that are not virtual and were found in the cache.
+    cached_tokens: usize,
     events: UnboundedSender<Event>,
 }
 
@@ -50,8 +53,9 @@ impl Group {
         deadline: Option<Deadline>,
         events: UnboundedSender<Event>,
     ) -> Self {
-        let prompt_tokens = prompt.iter().filter(|&&id| (id as usize) < vocab).count();
-        Self { prompt, adapter, answer, demand, deadline, prompt_tokens, events }
+        let ids = prompt.iter().enumerate();
+        let virtual_tokens: Vec<usize> = ids.filter(|&(_, &id)| id as usize >= vocab).map(|(at, _)| at).collect();
+        Self { prompt, virtual_tokens, adapter, answer, demand, deadline, cached_tokens: 0, events }
     }
 
     /// Whether nobody listens any more.
@@ -59,33 +63,26 @@ impl Group {
         self.events.is_closed()
     }
 
-    /// The tokens of a row: a piece of the prompt, or the branch's last token.
-    pub fn tokens(&self, branch: usize, start: usize, count: usize) -> Vec<u32> {
-        let from = start - self.demand.prefix;
-        if from < self.prompt.len() {
-            return self.prompt[from..from + count].to_vec();
-        }
-        match &self.answer {
-            Answer::Samples(samples) => vec![samples.next_token(branch)],
-            Answer::Beams(beams) => vec![beams.next_token(branch)],
-            Answer::Scores => vec![],
-        }
+    /// The first `positions` of the sequence, prefix included, were found in the cache.
+    pub fn found(&mut self, positions: usize) {
+        let tokens = positions.saturating_sub(self.demand.prefix);
+        self.cached_tokens = tokens - self.virtual_tokens.partition_point(|&at| at < tokens);
     }
 
-    /// Takes the logits of all branches; answers which branches go on (none: the request is done).
-    pub fn step(&mut self, logits: &[&[f32]], sampler: &mut Sampler) -> Result<Vec<usize>, SamplerError> {
-        let Stepped { parents, events } = match &mut self.answer {
+    /// Takes the logits of all branches; answers which branches go on, and with which token (none: the request is done).
+    pub fn step(&mut self, logits: &[&[f32]], sampler: &mut Sampler) -> Result<Vec<(usize, u32)>, SamplerError> {
+        let Stepped { grown, events } = match &mut self.answer {
             Answer::Samples(samples) => samples.step(logits, sampler)?,
             Answer::Beams(beams) => beams.step(logits)?,
-            Answer::Scores => Stepped { parents: vec![], events: vec![] },
+            Answer::Scores => Stepped { grown: vec![], events: vec![] },
         };
         for event in events {
             self.send(event);
         }
-        if parents.is_empty() {
+        if grown.is_empty() {
             self.done();
         }
-        Ok(parents)
+        Ok(grown)
     }
 
     /// Takes the scores of the head: the request is done.
@@ -103,7 +100,9 @@ impl Group {
             Answer::Beams(beams) => beams.chosen,
             Answer::Scores => 0,
         };
-        self.send(Event::Done(Usage { prompt_tokens: self.prompt_tokens, completion_tokens, cached_tokens: 0 }));
+        let prompt_tokens = self.demand.prompt - self.virtual_tokens.len();
+        let cached_tokens = self.cached_tokens;
+        self.send(Event::Done(Usage { prompt_tokens, completion_tokens, cached_tokens }));
     }
 
     /// Tells the client that nothing more will come.

@@ -62,9 +62,14 @@ pub struct EngineStats {
     pub running: usize,
     /// Requests that wait.
     pub waiting: usize,
+    /// Blocks that no sequence uses, those included that the prefix cache keeps until they are needed.
     pub free_blocks: usize,
+    /// Blocks in which a further sequence could find its beginning.
+    pub cached_blocks: usize,
     pub total_blocks: usize,
     pub steps: u64,
+    /// How often a request gave its blocks back to others, to compute its tokens once more later.
+    pub preemptions: u64,
 }
 
 /// The events of one request; dropping it cancels the request within one step.
@@ -101,8 +106,10 @@ pub struct Shared {
     running: AtomicUsize,
     waiting: AtomicUsize,
     free_blocks: AtomicUsize,
+    cached_blocks: AtomicUsize,
     total_blocks: AtomicUsize,
     steps: AtomicU64,
+    preemptions: AtomicU64,
 }
 
 impl Shared {
@@ -115,7 +122,9 @@ impl Shared {
     pub(super) fn note(&self, scheduler: &Scheduler) {
         self.running.store(scheduler.running(), Ordering::Relaxed);
         self.waiting.store(scheduler.waiting(), Ordering::Relaxed);
-        self.free_blocks.store(scheduler.pool().free(), Ordering::Relaxed);
+        self.free_blocks.store(scheduler.pool().available(), Ordering::Relaxed);
+        self.cached_blocks.store(scheduler.pool().cached(), Ordering::Relaxed);
+        self.preemptions.store(scheduler.preemptions(), Ordering::Relaxed);
     }
 
     /// A step begins.
@@ -279,8 +288,10 @@ impl Engine {
             running: s.running.load(Ordering::Relaxed),
             waiting: s.waiting.load(Ordering::Relaxed),
             free_blocks: s.free_blocks.load(Ordering::Relaxed),
+            cached_blocks: s.cached_blocks.load(Ordering::Relaxed),
             total_blocks: s.total_blocks.load(Ordering::Relaxed),
             steps: s.steps.load(Ordering::Relaxed),
+            preemptions: s.preemptions.load(Ordering::Relaxed),
         }
     }
 

@@ -28,13 +28,12 @@ struct Sequence {
     stop: StopMatcher,
     text: String,
     tokens: Vec<Token>,
-    last: u32,
 }
 
 /// What comes of a step.
 pub struct Stepped {
-    /// For each branch that goes on, the branch it continues.
-    pub parents: Vec<usize>,
+    /// For each branch that goes on, the branch it continues and its next token. None: the request is done.
+    pub grown: Vec<(usize, u32)>,
     pub events: Vec<Event>,
 }
 
@@ -49,7 +48,6 @@ impl Samples {
             stop: StopMatcher::new(&parameters.stop),
             text: String::new(),
             tokens: Vec::new(),
-            last: 0,
         };
         Self {
             sequences: (0..parameters.num_return_sequences).map(sequence).collect(),
@@ -61,24 +59,20 @@ impl Samples {
         }
     }
 
-    /// The token each branch computes next.
-    pub fn next_token(&self, branch: usize) -> u32 {
-        self.sequences[self.branches[branch]].last
-    }
-
     /// Chooses the next token of every branch; `logits` has one row `[vocab]` for each, or a single one after the prompt.
     pub fn step(&mut self, logits: &[&[f32]], sampler: &mut Sampler) -> Result<Stepped, SamplerError> {
-        let mut stepped = Stepped { parents: vec![], events: vec![] };
+        let mut stepped = Stepped { grown: vec![], events: vec![] };
         let mut going = vec![];
         for (branch, index) in std::mem::take(&mut self.branches).into_iter().enumerate() {
             let row = if self.forked { branch } else { 0 };
             let sequence = &mut self.sequences[index];
             let choice = sampler.choose(logits[row], &self.parameters, &sequence.history, &mut sequence.rng)?;
+            let token = choice.id;
             self.chosen += 1;
             if let Some(reason) = sequence.take(index, choice, &self.parameters, &self.tokenizer, &mut stepped.events) {
                 stepped.events.push(sequence.finish(index, reason));
             } else {
-                stepped.parents.push(row);
+                stepped.grown.push((row, token));
                 going.push(index);
             }
         }
@@ -101,7 +95,6 @@ impl Sequence {
         if !parameters.ignore_eos && parameters.eos.contains(&choice.id) {
             return Some(FinishReason::Eos);
         }
-        self.last = choice.id;
         self.history.push(choice.id);
         let watched = self.stop.push(&self.decoder.push(choice.id));
         self.text.push_str(&watched.text);

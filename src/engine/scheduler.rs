@@ -1,48 +1,29 @@
 //! Decides who runs in each step. Pure bookkeeping: no tensors, clocks or channels.
 //!
 //! A *unit* is one request: a prompt that is computed once, then branches (samples or beams) that grow by a token per step.
-//! Branches of a unit run together. Blocks for the longest answer are promised at admission, so a unit that runs can finish.
+//! Branches of a unit run, fork and are preempted together. Blocks are taken as sequences grow; when none is left, the
+//! unit that ranks lowest (priority, then age) gives its own back and computes what it knows again later. Whatever an
+//! empty scheduler could run therefore ends, and the unit that ranks highest is never held up by others.
 
-use std::collections::{BTreeMap, VecDeque};
+mod grants;
+mod shares;
+mod unit;
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+
+use crate::adapter::Digest;
 use crate::model::{BLOCK_TOKENS, BlockId};
 
 use super::blocks::BlockPool;
+use grants::{Backlog, grants};
+use shares::{ANSWER_TOKEN, PROMPT_TOKEN, Shares};
+pub use unit::Demand;
+use unit::Unit;
 
 /// The number of a unit, in order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnitId(pub u64);
-
-/// What a unit will need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// Positions that are filled before the prompt (a key-value prefix).
-    pub prefix: usize,
-    /// Tokens of the prompt, at least one.
-    pub prompt: usize,
-    /// Longest answer; 0 for classification.
-    pub answer: usize,
-    /// Branches.
-    pub width: usize,
-    /// Whether it keeps keys and values (decoders), and so may be computed in chunks.
-    pub cached: bool,
-    /// Higher runs earlier.
-    pub priority: i32,
-}
-
-impl Demand {
-    /// The most blocks it can hold at once: the full blocks of the prompt, shared, and the rest for each branch.
-    pub fn blocks(&self) -> usize {
-        if !self.cached {
-            return 0;
-        }
-        let prompt = self.prefix + self.prompt;
-        // The last answer token is chosen but never computed.
-        let whole = (prompt + self.answer.saturating_sub(1)).div_ceil(BLOCK_TOKENS);
-        let shared = prompt / BLOCK_TOKENS;
-        shared + self.width.max(1) * (whole - shared)
-    }
-}
 
 /// Limits of a step.
 #[derive(Clone, Copy, Debug)]
@@ -61,13 +42,13 @@ pub struct PlannedRow {
     pub branch: usize,
     /// Positions already computed.
     pub start: usize,
-    /// Tokens to compute.
-    pub tokens: usize,
-    /// Blocks that cover everything up to this step's last token.
+    /// The tokens to compute.
+    pub tokens: Vec<u32>,
+    /// Blocks that cover everything up to this step's last token. What is not computed yet, other rows of this step compute.
     pub blocks: Vec<BlockId>,
-    /// The unit was just admitted: its prefix has to be written.
-    pub first: bool,
-    /// Whether the prompt is complete after this row, so that something comes out.
+    /// The key-value prefix has to be written from this position on.
+    pub prefix_from: Option<usize>,
+    /// Whether the known tokens are complete after this row, so that something comes out.
     pub last: bool,
 }
 
@@ -78,47 +59,40 @@ pub struct Plan {
     pub rows: Vec<PlannedRow>,
     /// Blocks to copy before the step (from, to): a shared block that is about to be written.
     pub copies: Vec<(BlockId, BlockId)>,
-}
-
-struct Unit {
-    demand: Demand,
-    /// Positions of the prompt computed so far, prefix included.
-    computed: usize,
-    branches: Vec<Branch>,
-}
-
-#[derive(Clone)]
-struct Branch {
-    blocks: Vec<BlockId>,
-    /// Positions computed.
-    len: usize,
-}
-
-impl Unit {
-    fn decodes(&self) -> bool {
-        self.computed == self.demand.prefix + self.demand.prompt
-    }
+    /// Rows among them that decode: one token each.
+    pub decoding: usize,
+    /// Tokens of the other rows.
+    pub prompt_tokens: usize,
 }
 
 /// Waiting and running units.
 pub struct Scheduler {
     budget: Budget,
     pool: BlockPool,
-    waiting: VecDeque<(UnitId, Demand)>,
-    /// In order of arrival, so that older prompts come first.
+    shares: Shares,
+    waiting: BTreeMap<UnitId, Unit>,
     running: BTreeMap<UnitId, Unit>,
+    preemptions: u64,
 }
 
 impl Scheduler {
     /// An empty scheduler over `blocks` blocks.
     pub fn new(budget: Budget, blocks: usize) -> Self {
         assert!(budget.running <= budget.tokens, "every running branch must fit into a step");
-        Self { budget, pool: BlockPool::new(blocks), waiting: VecDeque::new(), running: BTreeMap::new() }
+        Self {
+            budget,
+            pool: BlockPool::new(blocks),
+            shares: Shares::default(),
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+            preemptions: 0,
+        }
     }
 
-    /// Forgets everything: all blocks are free again.
+    /// Forgets everything: all blocks are free again and hold nothing.
     pub fn reset(&mut self) {
-        *self = Self::new(self.budget, self.pool.total());
+        let preemptions = self.preemptions;
+        *self = Self { preemptions, ..Self::new(self.budget, self.pool.total()) };
     }
 
     /// Units that wait.
@@ -131,121 +105,269 @@ impl Scheduler {
         self.running.values().map(|unit| unit.demand.width).sum()
     }
 
+    /// Branches that are due for a token each.
+    pub fn decoding(&self) -> usize {
+        self.running.values().filter(|unit| unit.decodes()).map(|unit| unit.branches.len()).sum()
+    }
+
+    /// How often a unit gave its blocks back to others.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
     /// The blocks.
     pub fn pool(&self) -> &BlockPool {
         &self.pool
     }
 
-    /// Lets a unit wait for its turn. Its demand must be one that an empty scheduler could meet.
-    pub fn enqueue(&mut self, id: UnitId, demand: Demand) {
-        let at = self.waiting.partition_point(|(_, other)| other.priority >= demand.priority);
-        self.waiting.insert(at, (id, demand));
+    /// Positions of a running unit's prompt, prefix included, that were found in the cache.
+    pub fn found(&self, id: UnitId) -> usize {
+        self.running.get(&id).map_or(0, |unit| unit.found)
     }
 
-    /// Plans the next step: every branch that decodes, then prompts as far as the budget goes.
-    pub fn plan(&mut self) -> Plan {
+    /// Lets a unit wait for its turn. Its demand must be one that an empty scheduler could meet; `prompt` has as many
+    /// tokens as it says. `adapter` is what keys and values depend on besides the tokens, and whose share it takes.
+    pub fn enqueue(&mut self, id: UnitId, demand: Demand, adapter: Option<Digest>, prompt: Vec<u32>) {
+        self.shares.arrives(adapter);
+        self.waiting.insert(id, Unit::new(demand, adapter, prompt));
+    }
+
+    /// Plans the next step: who is let in, every branch that decodes, then at most `prompt_tokens` tokens of prompts.
+    ///
+    /// Taken as said that the last plan was carried out, unless [`Self::fail`] says otherwise.
+    pub fn plan(&mut self, prompt_tokens: usize) -> Plan {
+        self.pool.settle();
+        // First, because who finds all it knows decodes in this step.
+        let behind = self.running.values_mut().filter(|unit| !unit.decodes());
+        behind.for_each(|unit| unit.adopt_all(&mut self.pool));
+        self.admit();
         let mut plan = Plan::default();
-        let mut tokens = self.budget.tokens;
-        for (&id, unit) in self.running.iter_mut().filter(|(_, unit)| unit.decodes()) {
-            decode(&mut plan, &mut self.pool, id, unit);
-            tokens -= unit.branches.len();
+        for id in self.ranked() {
+            self.decode(&mut plan, id);
         }
-        for (&id, unit) in self.running.iter_mut().filter(|(_, unit)| !unit.decodes()) {
-            tokens -= prefill(&mut plan, &mut self.pool, id, unit, tokens);
+        plan.decoding = plan.rows.len();
+        let tokens = prompt_tokens.max(1).min(self.budget.tokens - plan.decoding);
+        for (id, tokens) in grants(self.backlogs(), tokens, plan.rows.is_empty()) {
+            plan.prompt_tokens += self.prefill(&mut plan, id, tokens);
         }
-        self.admit(&mut plan, tokens);
         plan
     }
 
-    fn admit(&mut self, plan: &mut Plan, mut tokens: usize) {
-        let mut running = self.running();
-        while let Some(&(id, demand)) = self.waiting.front() {
-            // What cannot be cut must fit, unless it has the step to itself.
-            let fits = demand.cached || demand.prompt <= tokens || plan.rows.is_empty();
-            if tokens == 0
-                || !fits
-                || running + demand.width > self.budget.running
-                || !self.pool.promise(demand.blocks())
-            {
+    /// After a step: branch `i` of a unit goes on as a copy of branch `grown[i].0` with the token `grown[i].1`.
+    pub fn grow(&mut self, id: UnitId, grown: &[(usize, u32)]) {
+        if let Some(unit) = self.running.get_mut(&id) {
+            unit.grow(grown, &mut self.pool);
+        }
+    }
+
+    /// Forgets a unit, wherever it is; its blocks are free at once, or kept for others to find.
+    pub fn end(&mut self, id: UnitId) {
+        let Some(mut unit) = self.waiting.remove(&id).or_else(|| self.running.remove(&id)) else { return };
+        unit.give_back(&mut self.pool);
+        self.shares.leaves(unit.adapter);
+    }
+
+    /// The step was not carried out: its units are forgotten, and what it should have computed. Who counted on that starts again.
+    pub fn fail(&mut self, plan: &Plan) {
+        plan.rows.iter().for_each(|row| self.end(row.unit));
+        let unsettled: HashSet<BlockId> = self.pool.forget_unsettled().into_iter().collect();
+        let counts_on =
+            |unit: &Unit| unit.branches.iter().flat_map(|b| &b.blocks).any(|block| unsettled.contains(block));
+        let misled: Vec<UnitId> = self.running.iter().filter(|(_, unit)| counts_on(unit)).map(|(&id, _)| id).collect();
+        misled.into_iter().for_each(|id| self.send_back(id));
+    }
+
+    /// Running units, the one that may displace all others first.
+    fn ranked(&self) -> Vec<UnitId> {
+        let mut ids: Vec<UnitId> = self.running.keys().copied().collect();
+        ids.sort_by_key(|id| (Reverse(self.running[id].demand.priority), *id));
+        ids
+    }
+
+    /// Lets waiting units in as long as branches and blocks last: by priority, then the adapter that was served least, then age.
+    fn admit(&mut self) {
+        let mut branches = self.running();
+        while let Some(id) = self.next_waiting() {
+            branches += self.waiting[&id].demand.width;
+            if branches > self.budget.running {
                 return;
             }
-            self.waiting.pop_front();
-            running += demand.width;
-            let branch = Branch { blocks: vec![], len: demand.prefix };
-            let mut unit = Unit { demand, computed: demand.prefix, branches: vec![branch] };
-            tokens -= prefill(plan, &mut self.pool, id, &mut unit, tokens);
+            let Some(mut unit) = self.waiting.remove(&id) else { return };
+            unit.adopt_all(&mut self.pool);
+            if !self.has_room(&unit) {
+                unit.give_back(&mut self.pool);
+                self.waiting.insert(id, unit);
+                return;
+            }
             self.running.insert(id, unit);
         }
     }
 
-    /// After a step: branch `i` of a unit goes on as a copy of branch `parents[i]`. With no parents the unit ends.
-    pub fn continue_with(&mut self, id: UnitId, parents: &[usize]) {
-        if parents.is_empty() {
-            return self.end(id);
-        }
-        let Some(unit) = self.running.get_mut(&id) else { return };
-        let branches: Vec<Branch> = parents.iter().map(|&parent| unit.branches[parent].clone()).collect();
-        branches.iter().flat_map(|branch| &branch.blocks).for_each(|&block| self.pool.share(block));
-        let old = std::mem::replace(&mut unit.branches, branches);
-        old.iter().flat_map(|branch| &branch.blocks).for_each(|&block| self.pool.release(block));
+    fn next_waiting(&self) -> Option<UnitId> {
+        let order =
+            |(id, unit): &(&UnitId, &Unit)| (Reverse(unit.demand.priority), self.shares.served(unit.adapter), **id);
+        self.waiting.iter().min_by_key(order).map(|(&id, _)| id)
     }
 
-    /// Forgets a unit, wherever it is; its blocks are free at once.
-    pub fn end(&mut self, id: UnitId) {
-        self.waiting.retain(|(other, _)| *other != id);
-        if let Some(unit) = self.running.remove(&id) {
-            unit.branches.iter().flat_map(|branch| &branch.blocks).for_each(|&block| self.pool.release(block));
-            self.pool.forget(unit.demand.blocks());
+    /// Whether there are blocks for all that a unit knows, after all that running ones know and a block each to grow.
+    fn has_room(&self, unit: &Unit) -> bool {
+        if !unit.demand.cached || self.running.is_empty() {
+            return true;
         }
+        let claimed = |unit: &Unit| if unit.decodes() { unit.branches.len() } else { unit.claim() };
+        let claims: usize = self.running.values().map(claimed).sum();
+        claims + unit.claim() <= self.pool.available()
     }
-}
 
-/// One token for each branch; a shared block that is about to be written is copied first.
-fn decode(plan: &mut Plan, pool: &mut BlockPool, id: UnitId, unit: &mut Unit) {
-    for (index, branch) in unit.branches.iter_mut().enumerate() {
-        match branch.blocks.get_mut(branch.len / BLOCK_TOKENS) {
-            Some(block) if pool.is_shared(*block) => {
-                let own = pool.take();
-                plan.copies.push((*block, own));
-                pool.release(*block);
-                *block = own;
+    /// One token for each branch; a shared block that is about to be written is copied first.
+    fn decode(&mut self, plan: &mut Plan, id: UnitId) {
+        // It may have lost its place to a unit that ranks higher.
+        let Some(unit) = self.running.get(&id).filter(|unit| unit.decodes()) else { return };
+        let (rows, copies) = (plan.rows.len(), plan.copies.len());
+        for branch in 0..unit.branches.len() {
+            if !self.decode_branch(plan, id, branch) {
+                plan.rows.truncate(rows);
+                plan.copies.truncate(copies);
+                return;
             }
-            Some(_) => {}
-            None => branch.blocks.push(pool.take()),
         }
-        let blocks = branch.blocks.clone();
-        let row =
-            PlannedRow { unit: id, branch: index, start: branch.len, tokens: 1, blocks, first: false, last: true };
-        plan.rows.push(row);
-        branch.len += 1;
+        // Not before all of them have a place: what is named will be computed.
+        if let Some(unit) = self.running.get_mut(&id) {
+            (0..unit.branches.len()).for_each(|branch| unit.name_full_blocks(branch, &mut self.pool));
+            self.shares.charge(unit.adapter, unit.branches.len() as u64 * ANSWER_TOKEN);
+        }
+    }
+
+    /// Answers whether there was a block to write.
+    fn decode_branch(&mut self, plan: &mut Plan, id: UnitId, branch: usize) -> bool {
+        let at = &self.running[&id].branches[branch];
+        let written = at.blocks.get(at.len / BLOCK_TOKENS).copied();
+        let own = match written {
+            Some(block) if !self.pool.is_shared(block) => None,
+            _ => match self.take_for(id) {
+                Some(block) => Some(block),
+                None => return false,
+            },
+        };
+        let Some(unit) = self.running.get_mut(&id) else { return false };
+        let at = &mut unit.branches[branch];
+        match (written, own) {
+            (_, None) => {}
+            (None, Some(own)) => at.blocks.push(own),
+            (Some(shared), Some(own)) => {
+                plan.copies.push((shared, own));
+                self.pool.release(shared);
+                at.blocks[at.len / BLOCK_TOKENS] = own;
+            }
+        }
+        let start = at.len;
+        at.len += 1;
+        let blocks = at.blocks.clone();
+        let tokens = unit.tokens(branch, start, start + 1);
+        plan.rows.push(PlannedRow { unit: id, branch, start, tokens, blocks, prefix_from: None, last: true });
+        true
+    }
+
+    /// A block for a unit that decodes, taken from the units that rank lowest if need be. None if it ranks lowest itself:
+    /// then it has given up its own.
+    fn take_for(&mut self, id: UnitId) -> Option<BlockId> {
+        loop {
+            if let Some(block) = self.pool.take() {
+                return Some(block);
+            }
+            let lowest = *self.ranked().last()?;
+            self.send_back(lowest);
+            self.preemptions += 1;
+            if lowest == id {
+                return None;
+            }
+        }
+    }
+
+    /// A running unit waits again, without blocks.
+    fn send_back(&mut self, id: UnitId) {
+        if let Some(mut unit) = self.running.remove(&id) {
+            unit.give_back(&mut self.pool);
+            self.waiting.insert(id, unit);
+        }
+    }
+
+    fn backlogs(&self) -> Vec<Backlog> {
+        let behind = self.running.iter().filter(|(_, unit)| !unit.decodes());
+        let backlog = |(&id, unit): (&UnitId, &Unit)| Backlog {
+            id,
+            priority: unit.demand.priority,
+            served: self.shares.served(unit.adapter),
+            tokens: unit.backlog(),
+            divisible: unit.demand.cached,
+        };
+        // Who decodes in this step has nothing left to compute.
+        behind.map(backlog).filter(|backlog| backlog.tokens > 0).collect()
+    }
+
+    /// The next tokens of a prompt (after a preemption: of all branches), at most `budget`. Answers how many. It displaces
+    /// nobody: if blocks are short, it goes as far as they reach and waits for more.
+    fn prefill(&mut self, plan: &mut Plan, id: UnitId, budget: usize) -> usize {
+        let Some(unit) = self.running.get_mut(&id) else { return 0 };
+        let mut left = budget;
+        for branch in 0..unit.branches.len() {
+            if left == 0 {
+                break;
+            }
+            if let Some(row) = next_piece(id, unit, branch, left, &mut self.pool) {
+                left -= row.tokens.len();
+                plan.rows.push(row);
+            }
+        }
+        self.shares.charge(unit.adapter, (budget - left) as u64 * PROMPT_TOKEN);
+        budget - left
     }
 }
 
-/// The next chunk of a prompt, at most `tokens` long (all of it if it cannot be cut). Answers how much of the budget it took.
-fn prefill(plan: &mut Plan, pool: &mut BlockPool, id: UnitId, unit: &mut Unit, tokens: usize) -> usize {
-    let Demand { prefix, prompt, cached, .. } = unit.demand;
-    let rest = prefix + prompt - unit.computed;
-    let count = if cached { rest.min(tokens) } else { rest };
-    if count == 0 {
-        return 0;
+/// The next at most `budget` tokens of a branch that is not complete, as far as there are blocks for them.
+fn next_piece(id: UnitId, unit: &mut Unit, branch: usize, budget: usize, pool: &mut BlockPool) -> Option<PlannedRow> {
+    unit.adopt(branch, pool);
+    if unit.waits_for_first(branch) {
+        return None;
     }
-    let branch = &mut unit.branches[0];
-    let start = unit.computed;
-    unit.computed += count;
-    branch.len = unit.computed;
-    while cached && branch.blocks.len() * BLOCK_TOKENS < unit.computed {
-        branch.blocks.push(pool.take());
+    let prefix = unit.demand.prefix;
+    let computed = unit.branches[branch].len;
+    let start = computed.max(prefix);
+    // Branches give their logits together, in a step of their own.
+    let goal = if unit.branches.len() == 1 { unit.known(branch) } else { unit.known(branch) - 1 };
+    let mut end = goal.min(start + budget);
+    if unit.demand.cached {
+        // A piece that ends with a block lets others with the same tokens go on from there.
+        let whole = end - end % BLOCK_TOKENS;
+        if end < goal && whole > start {
+            end = whole;
+        }
+        let blocks = &mut unit.branches[branch].blocks;
+        while blocks.len() * BLOCK_TOKENS < end {
+            match pool.take() {
+                Some(block) => blocks.push(block),
+                None => break,
+            }
+        }
+        end = end.min(blocks.len() * BLOCK_TOKENS);
     }
-    plan.rows.push(PlannedRow {
+    if end <= start {
+        return None;
+    }
+    unit.branches[branch].len = end;
+    let blocks = unit.branches[branch].blocks.clone();
+    if unit.demand.cached {
+        unit.name_full_blocks(branch, pool);
+    }
+    Some(PlannedRow {
         unit: id,
-        branch: 0,
+        branch,
         start,
-        tokens: count,
-        blocks: branch.blocks.clone(),
-        first: start == prefix,
-        last: count == rest,
-    });
-    count.min(tokens)
+        tokens: unit.tokens(branch, start, end),
+        blocks,
+        prefix_from: (computed < prefix).then_some(computed),
+        last: unit.branches.len() == 1 && end == unit.known(branch),
+    })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::profile::{self, Part};
 use super::EngineError;
 use super::group::{Answer, Group};
 use super::handle::Shared;
+use super::pace::Pace;
 use super::sampler::Sampler;
 use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
 
@@ -30,6 +31,7 @@ pub struct Worker {
     model: Box<dyn BaseModel>,
     kv: KvStore,
     scheduler: Scheduler,
+    pace: Pace,
     groups: BTreeMap<UnitId, Group>,
     sampler: Sampler,
     commands: Receiver<Command>,
@@ -50,8 +52,8 @@ impl Worker {
         shared: Arc<Shared>,
         turn: Arc<Mutex<()>>,
     ) -> Self {
-        let (groups, sampler) = (BTreeMap::new(), Sampler::new());
-        Self { model, kv, scheduler, groups, sampler, commands, shared, turn, next: 0, draining: false }
+        let (pace, groups, sampler) = (Pace::default(), BTreeMap::new(), Sampler::new());
+        Self { model, kv, scheduler, pace, groups, sampler, commands, shared, turn, next: 0, draining: false }
     }
 
     /// Runs until it is drained or all handles are gone.
@@ -82,10 +84,11 @@ impl Worker {
             };
             match command {
                 Command::Drain => self.draining = true,
-                Command::Submit(group) => {
+                Command::Submit(mut group) => {
                     let id = UnitId(self.next);
                     self.next += 1;
-                    self.scheduler.enqueue(id, group.demand);
+                    let adapter = group.adapter.as_ref().map(|lease| lease.digest);
+                    self.scheduler.enqueue(id, group.demand, adapter, std::mem::take(&mut group.prompt));
                     self.groups.insert(id, *group);
                 }
             }
@@ -114,13 +117,16 @@ impl Worker {
         let _timer = profile::time(Part::Step);
         let plan = {
             let _timer = profile::time(Part::Plan);
-            self.scheduler.plan()
+            let decoding = self.scheduler.decoding();
+            self.scheduler.plan(self.pace.prompt_tokens(decoding))
         };
         // Before anything is heard of the step: who hears an event and looks at the counts finds its request in them.
         self.shared.count_step();
         self.shared.note(&self.scheduler);
         // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
+        let begun = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
+        self.pace.note(plan.decoding, plan.prompt_tokens, begun.elapsed());
         let outcome = match outcome {
             Ok(Ok(outputs)) => self.deliver(&plan, &outputs),
             Ok(Err(error)) => Err(error),
@@ -128,6 +134,7 @@ impl Worker {
         };
         if let Err(error) = outcome {
             tracing::error!(%error, "a step failed");
+            self.scheduler.fail(&plan);
             for row in &plan.rows {
                 self.end(row.unit, Some(EngineError::Step(error.to_string())));
             }
@@ -160,12 +167,12 @@ impl Worker {
         for row in &plan.rows {
             let group = &self.groups[&row.unit];
             let prefix = group.adapter.as_ref().and_then(|adapter| adapter.prefix.as_ref());
-            if let Some(prefix) = prefix.filter(|_| row.first && group.demand.cached) {
-                self.kv.write_prefix(prefix, &row.blocks)?;
+            if let (Some(prefix), Some(from)) = (prefix, row.prefix_from) {
+                self.kv.write_prefix(prefix, &row.blocks, from)?;
             }
             specs.push(RowSpec {
                 adapter: group.adapter.as_ref().map(|lease| lease.adapter().clone()),
-                tokens: group.tokens(row.branch, row.start, row.tokens),
+                tokens: row.tokens.clone(),
                 start: row.start,
                 blocks: row.blocks.clone(),
                 output: wanted(row, group),
@@ -197,6 +204,7 @@ impl Worker {
                 Place::Nothing => {}
                 Place::Scores(index) => {
                     if let Some(group) = self.groups.get_mut(&id) {
+                        group.found(self.scheduler.found(id));
                         group.score(outputs.scores[index].clone());
                     }
                     self.end(id, None);
@@ -218,9 +226,10 @@ impl Worker {
 
     fn choose(&mut self, id: UnitId, rows: &[&[f32]]) {
         let Some(group) = self.groups.get_mut(&id) else { return };
+        group.found(self.scheduler.found(id));
         match group.step(rows, &mut self.sampler) {
-            Ok(parents) if parents.is_empty() => self.end(id, None),
-            Ok(parents) => self.scheduler.continue_with(id, &parents),
+            Ok(grown) if grown.is_empty() => self.end(id, None),
+            Ok(grown) => self.scheduler.grow(id, &grown),
             Err(error) => self.end(id, Some(EngineError::Sampling(error.to_string()))),
         }
     }

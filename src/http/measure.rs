@@ -79,8 +79,10 @@ pub fn engines(state: &AppState) {
         gauge("repertoire_engine_running", stats.running);
         gauge("repertoire_engine_waiting", stats.waiting);
         gauge("repertoire_engine_free_blocks", stats.free_blocks);
+        gauge("repertoire_engine_cached_blocks", stats.cached_blocks);
         gauge("repertoire_engine_blocks", stats.total_blocks);
         counter!("repertoire_engine_steps_total", "base" => name.clone()).absolute(stats.steps);
+        counter!("repertoire_engine_preemptions_total", "base" => name.clone()).absolute(stats.preemptions);
     }
 }
 
@@ -111,9 +113,14 @@ pub fn describe() {
     describe_gauge!("repertoire_adapters_resident_bytes", Unit::Bytes, "Memory that adapter versions take");
     describe_gauge!("repertoire_engine_running", "Sequences running");
     describe_gauge!("repertoire_engine_waiting", "Requests waiting");
-    describe_gauge!("repertoire_engine_free_blocks", "Free blocks of keys and values");
+    describe_gauge!("repertoire_engine_free_blocks", "Blocks of keys and values that no request uses");
+    describe_gauge!("repertoire_engine_cached_blocks", "Blocks of keys and values that further requests can share");
     describe_gauge!("repertoire_engine_blocks", "Blocks of keys and values");
     describe_counter!("repertoire_engine_steps_total", "Steps since the start");
+    describe_counter!(
+        "repertoire_engine_preemptions_total",
+        "Requests that gave their blocks back and were computed once more"
+    );
 }
 
 #[cfg(test)]

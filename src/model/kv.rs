@@ -63,9 +63,9 @@ impl KvStore {
         self.keys.iter().chain(&self.values).try_for_each(|store| store.inplace_op1(&copy))
     }
 
-    /// Writes a key-value prefix at the start of a sequence whose first blocks are `blocks`.
-    pub fn write_prefix(&mut self, prefix: &KeyValuePrefix, blocks: &[BlockId]) -> Result<()> {
-        let write = WritePrefix { blocks, shape: self.shape };
+    /// Writes a key-value prefix, from position `from` on, at the start of a sequence whose first blocks are `blocks`.
+    pub fn write_prefix(&mut self, prefix: &KeyValuePrefix, blocks: &[BlockId], from: usize) -> Result<()> {
+        let write = WritePrefix { blocks, from, shape: self.shape };
         for layer in 0..self.shape.layers {
             self.keys[layer].inplace_op2(&prefix.keys[layer].to_dtype(DType::F32)?, &write)?;
             self.values[layer].inplace_op2(&prefix.values[layer].to_dtype(DType::F32)?, &write)?;
@@ -102,6 +102,7 @@ impl InplaceOp1 for CopyBlocks<'_> {
 
 struct WritePrefix<'a> {
     blocks: &'a [BlockId],
+    from: usize,
     shape: KvShape,
 }
 
@@ -113,7 +114,8 @@ impl InplaceOp2 for WritePrefix<'_> {
     fn cpu_fwd(&self, store: &mut CpuStorage, at: &Layout, prefix: &CpuStorage, layout: &Layout) -> Result<()> {
         let store = f32_slice_mut(store, at)?;
         let KvShape { kv_heads, head_dim, .. } = self.shape;
-        for (i, row) in f32_slice(prefix, layout)?.chunks_exact(head_dim).enumerate() {
+        let written = self.from * kv_heads;
+        for (i, row) in f32_slice(prefix, layout)?.chunks_exact(head_dim).enumerate().skip(written) {
             let (token, head) = (i / kv_heads, i % kv_heads);
             let at = slot(self.shape, self.blocks[token / BLOCK_TOKENS], head, token % BLOCK_TOKENS);
             store[at..at + head_dim].copy_from_slice(row);

@@ -1,6 +1,6 @@
 //! Nothing of one request enters the answer of another: among all others, an answer has the bits it has alone.
 
-use repertoire::engine::{Request, Work};
+use repertoire::engine::{Event, Request, Work};
 use serde_json::Value;
 
 use crate::golden::case::{Golden, hear};
@@ -36,22 +36,22 @@ fn request(golden: &Golden, entry: &Value, kind: &str, case: &Value, seed: Optio
     request
 }
 
-async fn check(base: &str) -> usize {
-    let golden = Golden::open(base);
+/// Asks everything alone and then together. What is asked again finds its beginning in the prefix cache.
+async fn check(golden: &Golden) -> usize {
     let mut alone = vec![];
-    for request in requests(&golden) {
+    for request in requests(golden) {
         alone.push(hear(golden.engine().submit(request).unwrap()).await);
     }
     // All at once, twice: the second time in reverse, so that neighbours and chunks differ.
     for reversed in [false, true] {
-        let mut numbered: Vec<_> = requests(&golden).into_iter().enumerate().collect();
+        let mut numbered: Vec<_> = requests(golden).into_iter().enumerate().collect();
         if reversed {
             numbered.reverse();
         }
         let streams: Vec<_> =
             numbered.into_iter().map(|(i, request)| (i, golden.engine().submit(request).unwrap())).collect();
         for (i, stream) in streams {
-            assert_eq!(hear(stream).await, alone[i], "{base}, request {i}, reversed: {reversed}");
+            assert_eq!(hear(stream).await, alone[i], "request {i}, reversed: {reversed}");
         }
     }
     // The last step is counted just after its answers went out.
@@ -67,15 +67,45 @@ async fn check(base: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn llama_rows_of_all_kinds_answer_together_as_alone() {
-    assert!(check("llama").await >= 64);
+    assert!(check(&Golden::open("llama")).await >= 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_had_to_give_their_blocks_to_others_answer_as_alone() {
+    let golden = Golden::cramped("llama", 4096 * 12);
+    assert!(check(&golden).await >= 64);
+    let stats = golden.engine().stats();
+    assert!(stats.preemptions >= 10, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_asked_again_is_found_in_the_cache_by_its_adapter_alone() {
+    let golden = Golden::open("llama");
+    let entries = golden.entries();
+    let kinds = ["lora", "prompt", "prefix"].map(|name| entries.iter().find(|entry| entry["adapter"] == name).unwrap());
+    for entry in std::iter::once(&entries[0]).chain(kinds) {
+        for (times, found) in [0, 48, 48].into_iter().enumerate() {
+            let mut request = golden.request_for(entry, &entry["generate"][0]);
+            let own = request.prompt.clone();
+            request.prompt.extend(own.iter().cycle().take(60));
+            let mut events = golden.engine().submit(request).unwrap();
+            let usage = loop {
+                if let Event::Done(usage) = events.next().await.unwrap() {
+                    break usage;
+                }
+            };
+            assert!((found.min(1)..=usage.prompt_tokens).contains(&usage.cached_tokens), "{times}: {usage:?}");
+            assert!(usage.cached_tokens + 16 >= found, "{} {times}: {usage:?}", entry["adapter"]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gpt2_rows_of_all_kinds_answer_together_as_alone() {
-    assert!(check("gpt2").await >= 64);
+    assert!(check(&Golden::open("gpt2")).await >= 64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bert_rows_of_all_kinds_answer_together_as_alone() {
-    assert!(check("bert").await >= 64);
+    assert!(check(&Golden::open("bert")).await >= 64);
 }

@@ -38,8 +38,9 @@ impl Process {
             "tie_word_embeddings": true
         });
         std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+        // Little room for keys and values: the prefix cache keeps what it gets, which is no cost of adapters.
         let file = format!(
-            "[[bases]]\nname = \"dummy\"\nsource = \"dummy://{}\"\n[adapters]\nstore = \"{}\"\n[database]\nurl = \"sqlite://{}\"\n",
+            "[[bases]]\nname = \"dummy\"\nsource = \"dummy://{}\"\ndevice_memory = \"2MiB\"\n[adapters]\nstore = \"{}\"\n[database]\nurl = \"sqlite://{}\"\n",
             base.display(),
             folder.join("store").display(),
             folder.join("data/r.db").display(),

@@ -1,8 +1,11 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod simulation;
+
+use std::collections::HashSet;
 
 use proptest::prelude::*;
 
 use super::*;
+use simulation::{Ask, Simulation};
 
 fn demand(prompt: usize, answer: usize, width: usize) -> Demand {
     Demand { prefix: 0, prompt, answer, width, cached: true, priority: 0 }
@@ -12,33 +15,39 @@ fn scheduler(tokens: usize, running: usize, blocks: usize) -> Scheduler {
     Scheduler::new(Budget { tokens, running }, blocks)
 }
 
+/// Enqueues a prompt that has nothing in common with others.
+fn enqueue(s: &mut Scheduler, id: u64, demand: Demand) {
+    let prompt = (0..demand.prompt as u32).map(|token| id as u32 * 1000 + token).collect();
+    s.enqueue(UnitId(id), demand, None, prompt);
+}
+
+fn shape(plan: &Plan) -> Vec<(u64, usize, usize)> {
+    plan.rows.iter().map(|row| (row.unit.0, row.start, row.tokens.len())).collect()
+}
+
 #[test]
 fn a_long_prompt_is_cut_to_the_budget_and_decoding_goes_on_beside_it() {
-    let mut s = scheduler(8, 4, 100);
-    s.enqueue(UnitId(1), demand(2, 10, 1));
-    s.enqueue(UnitId(2), demand(20, 10, 1));
-    let plan = s.plan();
-    assert_eq!(
-        plan.rows.iter().map(|row| (row.unit.0, row.tokens, row.last)).collect::<Vec<_>>(),
-        [(1, 2, true), (2, 6, false)]
-    );
-    s.continue_with(UnitId(1), &[0]);
-    let plan = s.plan();
-    assert_eq!(
-        plan.rows.iter().map(|row| (row.unit.0, row.start, row.tokens)).collect::<Vec<_>>(),
-        [(1, 2, 1), (2, 6, 7)]
-    );
+    let mut s = scheduler(64, 4, 100);
+    enqueue(&mut s, 1, demand(2, 10, 1));
+    enqueue(&mut s, 2, demand(100, 10, 1));
+    let plan = s.plan(20);
+    assert_eq!(shape(&plan), [(1, 0, 2), (2, 0, 16)]);
+    assert_eq!((plan.rows[0].last, plan.rows[1].last, plan.decoding, plan.prompt_tokens), (true, false, 0, 18));
+    s.grow(UnitId(1), &[(0, 7)]);
+    let plan = s.plan(20);
+    assert_eq!(shape(&plan), [(1, 2, 1), (2, 16, 16)]);
+    assert_eq!((&plan.rows[0].tokens[..], plan.decoding, plan.prompt_tokens), (&[7][..], 1, 16));
 }
 
 #[test]
 fn a_higher_priority_is_admitted_first_and_equal_ones_in_order() {
     let mut s = scheduler(64, 1, 100);
     for (id, priority) in [(1, 0), (2, 0), (3, 5)] {
-        s.enqueue(UnitId(id), Demand { priority, ..demand(1, 1, 1) });
+        enqueue(&mut s, id, Demand { priority, ..demand(1, 1, 1) });
     }
     let mut order = vec![];
     while s.waiting() > 0 {
-        let unit = s.plan().rows[0].unit;
+        let unit = s.plan(64).rows[0].unit;
         order.push(unit.0);
         s.end(unit);
     }
@@ -48,10 +57,10 @@ fn a_higher_priority_is_admitted_first_and_equal_ones_in_order() {
 #[test]
 fn branches_share_the_prompt_and_copy_a_block_only_when_they_write_it() {
     let mut s = scheduler(64, 8, 100);
-    s.enqueue(UnitId(1), demand(20, 30, 3));
-    s.plan();
-    s.continue_with(UnitId(1), &[0, 0, 0]);
-    let plan = s.plan();
+    enqueue(&mut s, 1, demand(20, 30, 3));
+    s.plan(64);
+    s.grow(UnitId(1), &[(0, 1), (0, 2), (0, 3)]);
+    let plan = s.plan(64);
     // The first block is full and stays shared; of the second, two branches get copies and the last keeps it.
     assert_eq!(plan.copies.len(), 2);
     let firsts: HashSet<_> = plan.rows.iter().map(|row| row.blocks[0]).collect();
@@ -63,76 +72,166 @@ fn branches_share_the_prompt_and_copy_a_block_only_when_they_write_it() {
 fn an_encoder_row_longer_than_the_budget_runs_alone() {
     let mut s = scheduler(10, 4, 0);
     let encoder = |prompt| Demand { cached: false, answer: 0, ..demand(prompt, 0, 1) };
-    s.enqueue(UnitId(1), encoder(30));
-    s.enqueue(UnitId(2), encoder(3));
-    let plan = s.plan();
-    assert_eq!(plan.rows.iter().map(|row| (row.unit.0, row.tokens)).collect::<Vec<_>>(), [(1, 30)]);
+    enqueue(&mut s, 1, encoder(30));
+    enqueue(&mut s, 2, encoder(3));
+    assert_eq!(shape(&s.plan(64)), [(1, 0, 30)]);
     s.end(UnitId(1));
-    assert_eq!(s.plan().rows[0].unit.0, 2);
+    assert_eq!(shape(&s.plan(64)), [(2, 0, 3)]);
 }
 
-/// Runs random units to their ends and checks what must hold in every step.
-fn simulate(budget: Budget, blocks: usize, demands: Vec<Demand>, choices: Vec<u8>) {
-    let mut s = Scheduler::new(budget, blocks);
-    let mut choices = choices.into_iter().cycle();
-    let mut left: BTreeMap<UnitId, (Demand, usize)> = BTreeMap::new();
-    for (i, demand) in demands.into_iter().enumerate() {
-        if demand.blocks() <= blocks && demand.width <= budget.running {
-            s.enqueue(UnitId(i as u64), demand);
-            left.insert(UnitId(i as u64), (demand, demand.answer));
-        }
+#[test]
+fn a_prompt_is_computed_once_by_those_who_have_it_at_the_same_time_and_later() {
+    let mut s = scheduler(1000, 8, 100);
+    let shared: Vec<u32> = (0..70).collect();
+    for id in 1..=3 {
+        s.enqueue(UnitId(id), demand(70, 5, 1), None, shared.clone());
     }
-    let mut steps = 0;
-    while !left.is_empty() {
-        steps += 1;
-        assert!(steps < 10_000, "somebody starves");
-        let plan = s.plan();
-        assert!(!plan.rows.is_empty(), "nobody runs");
-        let tokens: usize = plan.rows.iter().map(|row| row.tokens).sum();
-        assert!(tokens <= budget.tokens, "{tokens} tokens in a step of {}", budget.tokens);
-        let mut writers: HashMap<BlockId, UnitId> = HashMap::new();
-        let mut by_unit: BTreeMap<UnitId, (usize, bool)> = BTreeMap::new();
-        for row in &plan.rows {
-            assert_eq!(row.blocks.len(), (row.start + row.tokens).div_ceil(BLOCK_TOKENS));
-            for block in &row.blocks[row.start / BLOCK_TOKENS..] {
-                assert!(writers.insert(*block, row.unit).is_none(), "two rows write {block:?}");
-            }
-            let entry = by_unit.entry(row.unit).or_default();
-            *entry = (entry.0 + 1, row.last);
+    // In the same step: the first computes the prompt, the others only what follows its full blocks.
+    assert_eq!(shape(&s.plan(1000)), [(1, 0, 70), (2, 64, 6), (3, 64, 6)]);
+    assert_eq!([1, 2, 3].map(|id| s.found(UnitId(id))), [0, 64, 64]);
+    (1..=3).for_each(|id| s.end(UnitId(id)));
+    assert_eq!((s.pool().available(), s.pool().cached()), (100, 4));
+    s.enqueue(UnitId(4), demand(70, 5, 1), None, shared.clone());
+    s.enqueue(UnitId(5), demand(70, 5, 1), Some(Digest::of(b"an adapter")), shared);
+    assert_eq!(shape(&s.plan(1000)), [(4, 64, 6), (5, 0, 70)]);
+}
+
+#[test]
+fn a_key_value_prefix_is_written_once() {
+    let mut s = scheduler(1000, 8, 100);
+    let adapter = Some(Digest::of(b"prefix"));
+    let asked = Demand { prefix: 20, ..demand(30, 5, 1) };
+    s.enqueue(UnitId(1), asked, adapter, (0..30).collect());
+    let plan = s.plan(1000);
+    assert_eq!((plan.rows[0].prefix_from, plan.rows[0].start, plan.rows[0].tokens.len()), (Some(0), 20, 30));
+    s.end(UnitId(1));
+    // Its full blocks are found; the rest of it shares a block with the prompt.
+    s.enqueue(UnitId(2), asked, adapter, (100..130).collect());
+    let plan = s.plan(1000);
+    assert_eq!((plan.rows[0].prefix_from, plan.rows[0].start, plan.rows[0].tokens.len()), (Some(16), 20, 30));
+}
+
+#[test]
+fn when_blocks_run_out_the_youngest_starts_again_and_finds_what_is_still_there() {
+    let mut s = scheduler(1000, 8, 5);
+    enqueue(&mut s, 1, demand(30, 40, 1));
+    enqueue(&mut s, 2, demand(30, 40, 1));
+    s.plan(1000);
+    let mut answered = 0;
+    while s.preemptions() == 0 {
+        answered += 1;
+        assert!(answered < 40, "five blocks are not enough for both");
+        (1..=2).for_each(|id| s.grow(UnitId(id), &[(0, answered)]));
+        s.plan(1000);
+    }
+    assert_eq!((s.waiting(), s.running()), (1, 1));
+    s.end(UnitId(1));
+    let plan = s.plan(1000);
+    let row = &plan.rows[0];
+    // All it knows is computed again, but for what the cache still has, and the answer goes on from there.
+    assert_eq!((row.unit, row.start, row.start + row.tokens.len()), (UnitId(2), 32, 30 + answered as usize));
+    assert!(row.last);
+}
+
+#[test]
+fn a_failed_step_takes_its_own_requests_along_and_leaves_nothing_wrong_behind() {
+    let mut s = scheduler(1000, 1, 100);
+    s.enqueue(UnitId(1), demand(40, 5, 1), None, (0..40).collect());
+    s.enqueue(UnitId(2), demand(40, 5, 1), None, (0..40).collect());
+    let plan = s.plan(1000);
+    assert_eq!(shape(&plan), [(1, 0, 40)]);
+    s.fail(&plan);
+    assert_eq!((s.pool().cached(), s.pool().available()), (0, 100));
+    assert_eq!(shape(&s.plan(1000)), [(2, 0, 40)]);
+}
+
+/// One adapter always has twenty requests waiting; another comes with a single one.
+#[test]
+fn a_greedy_adapter_does_not_keep_another_from_its_turn() {
+    let mut s = scheduler(64, 4, 1000);
+    let (greedy, modest) = (Some(Digest::of(b"greedy")), Some(Digest::of(b"modest")));
+    let mut next = 0;
+    let mut ask = |s: &mut Scheduler, adapter| {
+        next += 1;
+        let prompt = (0..40).map(|token| next as u32 * 100 + token).collect();
+        s.enqueue(UnitId(next), demand(40, 20, 1), adapter, prompt);
+        UnitId(next)
+    };
+    for _ in 0..20 {
+        ask(&mut s, greedy);
+    }
+    let mut answered = std::collections::HashMap::<UnitId, usize>::new();
+    let mut waits = None;
+    for step in 0..400 {
+        if step == 100 {
+            waits = Some(ask(&mut s, modest));
         }
-        for (unit, (branches, last)) in by_unit {
-            let (demand, answer) = left.get_mut(&unit).expect("only live units run");
-            if !last {
+        for row in s.plan(64).rows.into_iter().filter(|row| row.last) {
+            let count = answered.entry(row.unit).or_default();
+            *count += 1;
+            if *count < 20 {
+                s.grow(row.unit, &[(0, step)]);
                 continue;
             }
-            *answer = answer.saturating_sub(1);
-            let choice = choices.next().unwrap_or(0) as usize;
-            if *answer == 0 || choice == 255 {
-                left.remove(&unit);
-                s.end(unit);
-            } else {
-                let width = 1 + choice % demand.width;
-                s.continue_with(unit, &(0..width).map(|i| (choice + i) % branches).collect::<Vec<_>>());
+            s.end(row.unit);
+            if Some(row.unit) == waits {
+                // Its own 20 tokens, and at most as long again until somebody makes room.
+                assert!(step < 100 + 45, "it took until step {step}");
+                return;
             }
+            ask(&mut s, greedy);
         }
     }
-    assert_eq!(s.pool().free(), blocks, "blocks are conserved");
-    assert!(s.pool.promise(blocks), "promises are taken back");
+    panic!("it starved");
+}
+
+/// What a request may look like.
+fn asks() -> impl Strategy<Value = Ask> {
+    (1usize..80, 1usize..30, 1usize..4, -1i32..2, 0u8..3, 0usize..60, 0u32..3).prop_map(
+        |(prompt, answer, width, priority, adapter, arrives, topic)| Ask {
+            // An adapter has one prefix, or none.
+            demand: Demand { prefix: if adapter == 2 { 21 } else { 0 }, prompt, answer, width, cached: true, priority },
+            adapter,
+            arrives,
+            topic,
+        },
+    )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
+    /// Thousands of traces: arrivals at any time, forks, ends, clients that leave, steps that fail, pools that are too small.
     #[test]
-    fn everybody_finishes_within_budget_and_no_block_is_lost(
+    fn everybody_finishes_within_budget_reads_its_own_tokens_and_no_block_is_lost(
         tokens in 4usize..64,
         blocks in 1usize..40,
-        demands in prop::collection::vec((0usize..20, 1usize..80, 1usize..30, 1usize..4, -2i32..3), 1..20),
+        asks in prop::collection::vec(asks(), 1..16),
         choices in prop::collection::vec(any::<u8>(), 1..64),
     ) {
-        let demands = demands.into_iter().map(|(prefix, prompt, answer, width, priority)| {
-            Demand { prefix, prompt, answer, width, cached: true, priority }
-        });
-        simulate(Budget { tokens, running: 4.min(tokens) }, blocks, demands.collect(), choices);
+        Simulation::new(Budget { tokens, running: 4.min(tokens) }, blocks, asks, choices).run();
+    }
+
+    #[test]
+    fn encoders_finish_too(
+        tokens in 4usize..64,
+        lengths in prop::collection::vec((1usize..100, -1i32..2, 0u8..3), 1..30),
+    ) {
+        let mut s = Scheduler::new(Budget { tokens, running: 4 }, 0);
+        for (i, &(prompt, priority, adapter)) in lengths.iter().enumerate() {
+            let demand = Demand { prefix: 0, prompt, answer: 0, width: 1, cached: false, priority };
+            s.enqueue(UnitId(i as u64), demand, Some(Digest::of(&[adapter])), vec![1; prompt]);
+        }
+        let mut done = 0;
+        while done < lengths.len() {
+            let plan = s.plan(tokens);
+            prop_assert!(!plan.rows.is_empty());
+            prop_assert!(plan.rows.len() == 1 || plan.prompt_tokens <= tokens);
+            for row in plan.rows {
+                prop_assert!(row.last && row.tokens.len() == lengths[row.unit.0 as usize].0);
+                s.end(row.unit);
+                done += 1;
+            }
+        }
     }
 }

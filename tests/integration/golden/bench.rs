@@ -14,6 +14,9 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
+/// Bytes for keys and values: more than all requests of a test need together.
+const ROOM: usize = 16 << 20;
+
 /// A running engine over a fixture base.
 pub struct Bench {
     pub engine: Engine,
@@ -24,6 +27,11 @@ pub struct Bench {
 impl Bench {
     /// A base in a folder.
     pub fn folder(base: &str) -> Self {
+        Self::with_room(base, ROOM)
+    }
+
+    /// The same with `kv_bytes` for keys and values.
+    pub fn with_room(base: &str, kv_bytes: usize) -> Self {
         let folder = fixtures().join("bases").join(base);
         let mut shards: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap()
@@ -36,7 +44,7 @@ impl Bench {
             false => WeightFiles::Safetensors(shards),
         };
         let model = load_folder(base, vec![], &folder.join("config.json"), &files, Precision::Stored).unwrap();
-        Self::start(base, model, Tokenizer::from_folder(&folder).unwrap())
+        Self::start(base, model, Tokenizer::from_folder(&folder).unwrap(), kv_bytes)
     }
 
     /// A base in a GGUF file.
@@ -44,17 +52,12 @@ impl Bench {
         let path = fixtures().join("bases").join(format!("{base}.gguf"));
         let file = GgufFile::open(&path).unwrap();
         let tokenizer = Tokenizer::from_gguf(&file.content.metadata).unwrap();
-        Self::start(base, load_gguf(base, vec![], file, Precision::Stored).unwrap(), tokenizer)
+        Self::start(base, load_gguf(base, vec![], file, Precision::Stored).unwrap(), tokenizer, ROOM)
     }
 
-    fn start(base: &str, model: Box<dyn BaseModel>, tokenizer: Tokenizer) -> Self {
-        let options = EngineOptions {
-            max_batch_tokens: 64,
-            max_running: 32,
-            max_waiting: 256,
-            kv_bytes: 16 << 20,
-            turn: Arc::default(),
-        };
+    fn start(base: &str, model: Box<dyn BaseModel>, tokenizer: Tokenizer, kv_bytes: usize) -> Self {
+        let options =
+            EngineOptions { max_batch_tokens: 64, max_running: 32, max_waiting: 256, kv_bytes, turn: Arc::default() };
         let tokenizer = Arc::new(tokenizer);
         let mut sites = SiteMap::clone(model.sites());
         let counter = tokenizer.clone();

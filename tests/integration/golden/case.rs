@@ -37,6 +37,11 @@ impl Golden {
         Self::with(Bench::folder(base), base)
     }
 
+    /// With little room for keys and values.
+    pub fn cramped(base: &str, kv_bytes: usize) -> Self {
+        Self::with(Bench::with_room(base, kv_bytes), base)
+    }
+
     pub fn open_gguf(base: &str) -> Self {
         Self::with(Bench::gguf(base), base)
     }

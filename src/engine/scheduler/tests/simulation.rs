@@ -1,0 +1,215 @@
+//! A model that only remembers: every slot of its store holds which tokens it was computed from.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::super::*;
+
+/// A request of a trace.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub demand: Demand,
+    /// 0: the base.
+    pub adapter: u8,
+    /// In which step it comes.
+    pub arrives: usize,
+    /// Requests of one topic begin alike.
+    pub topic: u32,
+}
+
+/// What stands at a position: a digest of the adapter and all tokens up to there.
+type Content = u64;
+
+struct Asked {
+    ask: Ask,
+    prompt: Vec<u32>,
+    /// The answer of each branch; one empty branch until the prompt is computed.
+    branches: Vec<Vec<u32>>,
+    left: usize,
+}
+
+impl Asked {
+    fn digest(&self) -> Option<Digest> {
+        (self.ask.adapter > 0).then(|| Digest::of(&[self.ask.adapter]))
+    }
+
+    /// What must stand at the positions of a branch.
+    fn contents(&self, branch: usize) -> Vec<Content> {
+        let prefix = std::iter::repeat_n(None, self.ask.demand.prefix);
+        let tokens = self.prompt.iter().chain(&self.branches[branch]).map(Some);
+        let mut hasher = DefaultHasher::new();
+        self.ask.adapter.hash(&mut hasher);
+        let content = |token: Option<&u32>| {
+            token.hash(&mut hasher);
+            hasher.finish()
+        };
+        prefix.chain(tokens).map(content).collect()
+    }
+}
+
+pub struct Simulation {
+    scheduler: Scheduler,
+    budget: Budget,
+    coming: Vec<Ask>,
+    inside: BTreeMap<UnitId, Asked>,
+    store: HashMap<(BlockId, usize), Content>,
+    choices: std::iter::Cycle<std::vec::IntoIter<u8>>,
+    next: u64,
+}
+
+impl Simulation {
+    /// Requests that an empty scheduler could not meet are left out, as admission does.
+    pub fn new(budget: Budget, blocks: usize, asks: Vec<Ask>, choices: Vec<u8>) -> Self {
+        let fits = |ask: &Ask| ask.demand.blocks() <= blocks && ask.demand.width <= budget.running;
+        let mut coming: Vec<Ask> = asks.into_iter().filter(fits).collect();
+        coming.sort_by_key(|ask| std::cmp::Reverse(ask.arrives));
+        Self {
+            scheduler: Scheduler::new(budget, blocks),
+            budget,
+            coming,
+            inside: BTreeMap::new(),
+            store: HashMap::new(),
+            choices: choices.into_iter().cycle(),
+            next: 0,
+        }
+    }
+
+    fn choice(&mut self) -> usize {
+        self.choices.next().unwrap_or(0).into()
+    }
+
+    pub fn run(mut self) {
+        for step in 0.. {
+            assert!(step < 10_000, "somebody starves");
+            self.let_in(step);
+            if self.inside.is_empty() {
+                if self.coming.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            self.step();
+        }
+        let pool = self.scheduler.pool();
+        assert_eq!(pool.available(), pool.total(), "blocks are conserved");
+        assert_eq!((self.scheduler.waiting(), self.scheduler.running()), (0, 0));
+    }
+
+    fn let_in(&mut self, step: usize) {
+        while self.coming.last().is_some_and(|ask| ask.arrives <= step) {
+            let Some(ask) = self.coming.pop() else { return };
+            let id = UnitId(self.next);
+            self.next += 1;
+            // The beginning is its topic's, the end its own.
+            let common = ask.demand.prompt * 3 / 4;
+            let token =
+                |at: usize| if at < common { ask.topic * 1000 + at as u32 } else { id.0 as u32 * 1000 + at as u32 };
+            let prompt: Vec<u32> = (0..ask.demand.prompt).map(token).collect();
+            let asked = Asked { left: ask.demand.answer, prompt: prompt.clone(), branches: vec![vec![]], ask };
+            self.scheduler.enqueue(id, asked.ask.demand, asked.digest(), prompt);
+            self.inside.insert(id, asked);
+        }
+    }
+
+    fn step(&mut self) {
+        // A client leaves now and then.
+        if self.choice() % 31 == 30 {
+            let nth = self.choice() % self.inside.len();
+            let id = *self.inside.keys().nth(nth).unwrap();
+            self.scheduler.end(id);
+            self.inside.remove(&id);
+            return;
+        }
+        let most = 1 + self.choice() % self.budget.tokens;
+        let plan = self.scheduler.plan(most);
+        self.check_plan(&plan, most);
+        if self.choice() % 29 == 28 {
+            // It wrote who knows what before it failed.
+            self.store.extend(self.written(&plan).into_iter().map(|slot| (slot, 0)));
+            self.scheduler.fail(&plan);
+            self.inside.retain(|id, _| plan.rows.iter().all(|row| row.unit != *id));
+            return;
+        }
+        self.carry_out(&plan);
+        for rows in plan.rows.chunk_by(|a, b| a.unit == b.unit) {
+            if rows[0].last {
+                self.go_on(rows[0].unit, rows.len());
+            }
+        }
+    }
+
+    fn check_plan(&self, plan: &Plan, most: usize) {
+        assert!(!plan.rows.is_empty(), "nobody runs");
+        let tokens: usize = plan.rows.iter().map(|row| row.tokens.len()).sum();
+        assert!(tokens <= self.budget.tokens, "{tokens} tokens in a step of {}", self.budget.tokens);
+        assert_eq!(tokens, plan.decoding + plan.prompt_tokens);
+        assert!(plan.prompt_tokens <= most, "{} tokens of prompts, at most {most}", plan.prompt_tokens);
+        assert!(self.scheduler.running() <= self.budget.running);
+        let written = self.written(plan);
+        assert_eq!(written.iter().collect::<HashSet<_>>().len(), written.len(), "two rows write the same place");
+        for rows in plan.rows.chunk_by(|a, b| a.unit == b.unit) {
+            let asked = &self.inside[&rows[0].unit];
+            assert!(rows.iter().all(|row| row.last == rows[0].last), "branches give their logits together");
+            assert!(!rows[0].last || rows.len() == asked.branches.len());
+            for row in rows {
+                let end = row.start + row.tokens.len();
+                assert_eq!(row.blocks.len(), end.div_ceil(BLOCK_TOKENS));
+                let known = asked.prompt.iter().chain(&asked.branches[row.branch]).copied().collect::<Vec<_>>();
+                let prefix = asked.ask.demand.prefix;
+                assert_eq!(row.tokens, known[row.start - prefix..end - prefix], "the tokens are its own");
+                assert_eq!(row.last, end == prefix + known.len());
+            }
+        }
+    }
+
+    /// Places of the store that a plan writes, prefixes included.
+    fn written(&self, plan: &Plan) -> Vec<(BlockId, usize)> {
+        let places = |row: &PlannedRow| {
+            let blocks = row.blocks.clone();
+            let range = row.prefix_from.unwrap_or(row.start)..row.start + row.tokens.len();
+            range.map(move |at| (blocks[at / BLOCK_TOKENS], at % BLOCK_TOKENS))
+        };
+        plan.rows.iter().flat_map(places).collect()
+    }
+
+    fn carry_out(&mut self, plan: &Plan) {
+        for (from, to) in &plan.copies {
+            for slot in 0..BLOCK_TOKENS {
+                let content = self.store.get(&(*from, slot)).copied();
+                content.map(|content| self.store.insert((*to, slot), content));
+            }
+        }
+        for row in &plan.rows {
+            let contents = self.inside[&row.unit].contents(row.branch);
+            let written = row.prefix_from.unwrap_or(row.start)..row.start + row.tokens.len();
+            self.store.extend(written.map(|at| ((row.blocks[at / BLOCK_TOKENS], at % BLOCK_TOKENS), contents[at])));
+        }
+        // As in a model, where all keys and values of a layer are written before any are read.
+        for row in &plan.rows {
+            let contents = self.inside[&row.unit].contents(row.branch);
+            for (at, content) in contents.iter().enumerate().take(row.start + row.tokens.len()) {
+                let found = self.store.get(&(row.blocks[at / BLOCK_TOKENS], at % BLOCK_TOKENS));
+                assert_eq!(found, Some(content), "position {at} of {:?}", row.unit);
+            }
+        }
+    }
+
+    /// Chooses the next tokens of a unit that ran `rows` branches, or ends it.
+    fn go_on(&mut self, id: UnitId, rows: usize) {
+        let choice = self.choice();
+        let Some(asked) = self.inside.get_mut(&id) else { return };
+        asked.left -= 1;
+        if asked.left == 0 || choice == 255 {
+            self.inside.remove(&id);
+            return self.scheduler.end(id);
+        }
+        let width = 1 + choice % asked.ask.demand.width;
+        // Few different tokens, so that branches and requests meet again.
+        let grown: Vec<(usize, u32)> = (0..width).map(|i| ((choice + i) % rows, (choice / 4 % 2 + i) as u32)).collect();
+        asked.branches = grown
+            .iter()
+            .map(|&(parent, token)| asked.branches[parent].iter().copied().chain([token]).collect())
+            .collect();
+        self.scheduler.grow(id, &grown);
+    }
+}
