@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::kinds::ruprompts::{self, Prompt};
 use super::package::{CONFIG, PROMPT, PROVIDER, WEIGHTS};
-use super::{Adapter, AdapterError, Package, base, peft};
+use super::{Adapter, AdapterError, Digest, Package, base, peft};
 
 /// What an upload may be.
 #[derive(Clone, Debug)]
@@ -26,6 +26,16 @@ impl Adapter {
         bases: &[Arc<super::SiteMap>],
         limits: &ReadLimits,
     ) -> Result<Adapter, AdapterError> {
+        Self::read_as(package.digest(), package, bases, limits)
+    }
+
+    /// The same, of a package whose digest is known.
+    pub(super) fn read_as(
+        digest: Digest,
+        package: &Package,
+        bases: &[Arc<super::SiteMap>],
+        limits: &ReadLimits,
+    ) -> Result<Adapter, AdapterError> {
         package.check_complete()?;
         let file = |name: &str| {
             let bytes = package.files.get(name).map(|bytes| &bytes[..]);
@@ -40,7 +50,6 @@ impl Adapter {
             Source::Peft(config) => config.base_name()?,
             Source::Ruprompts(prompt) => prompt.base_name(),
         };
-        let digest = package.digest();
         let metadata = &package.metadata;
         base::choose(bases, metadata.base.as_deref(), saved, |map| match &source {
             Source::Peft(config) => {

@@ -7,6 +7,7 @@
 mod artefact;
 mod change;
 mod flight;
+mod loaders;
 mod lookup;
 mod metadata_change;
 mod name;
@@ -118,8 +119,8 @@ impl AdapterRegistry {
         let read_for = fingerprint(&bases, &options.limits);
         let limits = options.limits.clone();
         let accept = options.accept;
-        let reader = Box::new(move |package: &Package| {
-            let adapter = Adapter::read(package, &bases, &limits)?;
+        let reader = Box::new(move |package: &Package, digest| {
+            let adapter = Adapter::read_as(digest, package, &bases, &limits)?;
             accept(&adapter).map(|()| adapter)
         });
         Self::open_with(options, read_for, reader)
@@ -128,7 +129,8 @@ impl AdapterRegistry {
     /// Opens a store whose packages are read by `reader`; `read_for` changes when it would read them differently.
     pub fn open_with(options: RegistryOptions, read_for: Digest, reader: Reader) -> Result<Self, AdapterError> {
         let (store, lock) = Store::open(&options.store).map_err(AdapterError::Store)?;
-        let all = Arc::new(Artefacts::new(store, reader, read_for, options.host_bytes));
+        let all = Artefacts::new(store, reader, read_for, options.host_bytes).map_err(AdapterError::Store)?;
+        let all = Arc::new(all);
         let (names, named) = Names::read(all.clone()).map_err(AdapterError::Store)?;
         let named: Option<HashSet<Digest>> = named.map(HashSet::from_iter);
         all.store.clean(named.as_ref()).map_err(AdapterError::Store)?;

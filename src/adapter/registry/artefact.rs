@@ -8,13 +8,14 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::flight::{Flight, twin};
+use super::loaders::Loaders;
 use super::residency::Residency;
 use super::slot::{Slot, SlotState};
 use crate::adapter::store::{Store, Summary};
 use crate::adapter::{Adapter, AdapterError, AdapterName, Digest, Lease, Package};
 
-/// From files to tensors.
-pub type Reader = Box<dyn Fn(&Package) -> Result<Adapter, AdapterError> + Send + Sync>;
+/// From files to tensors; the digest is the package's.
+pub type Reader = Box<dyn Fn(&Package, Digest) -> Result<Adapter, AdapterError> + Send + Sync>;
 
 /// All digests of a store that somebody holds, and what they share.
 pub struct Artefacts {
@@ -23,6 +24,7 @@ pub struct Artefacts {
     /// What the reader reads for: summaries noted for other bases are read again.
     pub read_for: Digest,
     pub residency: Residency,
+    pub loaders: Loaders,
     /// Those alive. Never locked for a lease: only publications and the sweeper come here.
     table: Mutex<HashMap<Digest, Weak<Artefact>>>,
     /// Digests that nobody holds any more. `None` when the registry closes: then nothing is removed.
@@ -42,9 +44,9 @@ pub struct Artefact {
 }
 
 impl Artefacts {
-    pub fn new(store: Store, reader: Reader, read_for: Digest, host_bytes: u64) -> Self {
-        let residency = Residency::new(host_bytes);
-        Self { store, reader, read_for, residency, table: Mutex::default(), sweeps: Mutex::new(None) }
+    pub fn new(store: Store, reader: Reader, read_for: Digest, host_bytes: u64) -> std::io::Result<Self> {
+        let (residency, loaders) = (Residency::new(host_bytes), Loaders::start()?);
+        Ok(Self { store, reader, read_for, residency, loaders, table: Mutex::default(), sweeps: Mutex::new(None) })
     }
 
     /// The artefact of a digest, held from now on: its files stay.
@@ -78,9 +80,18 @@ impl Artefacts {
         drop(away);
     }
 
-    /// Reads a package into an adapter that carries its digest.
-    pub fn read(&self, package: &Package, digest: Digest) -> Result<Adapter, AdapterError> {
-        Ok(Adapter { digest, ..(self.reader)(package)? })
+    /// Reads a package, whose digest is known, into an adapter.
+    pub fn read(self: &Arc<Self>, package: &Package, digest: Digest) -> Result<Adapter, AdapterError> {
+        let (all, package) = (self.clone(), package.clone());
+        self.loaders.run(move || (all.reader)(&package, digest))
+    }
+
+    /// Sends idle adapters back to the store until the budget is kept.
+    pub fn trim(&self) {
+        let freed = self.residency.trim();
+        if !freed.is_empty() {
+            self.loaders.drop_there(freed);
+        }
     }
 }
 
@@ -137,8 +148,9 @@ impl Artefact {
         }
     }
 
-    fn load(&self) -> Result<Adapter, AdapterError> {
-        self.all.read(&self.package()?, self.digest)
+    fn load(self: &Arc<Self>) -> Result<Adapter, AdapterError> {
+        let artefact = self.clone();
+        self.all.loaders.run(move || (artefact.all.reader)(&artefact.package()?, artefact.digest))
     }
 
     /// Puts an adapter of this digest into memory (or takes the one that is there) and leases it.
@@ -155,7 +167,7 @@ impl Artefact {
         };
         if entered {
             self.all.residency.enter(&self.slot, lease.bytes() as u64);
-            self.all.residency.trim();
+            self.all.trim();
         }
         lease
     }
@@ -167,7 +179,7 @@ impl Artefact {
 
     /// The last lease has ended: what exceeded the budget for its sake goes.
     pub(in crate::adapter) fn released(&self) {
-        self.all.residency.trim();
+        self.all.trim();
     }
 
     /// Its files and metadata, checked against the digest.
@@ -197,7 +209,7 @@ impl Artefact {
     }
 
     /// What lists show of it; loads nothing unless it was never noted.
-    pub fn summary(&self) -> Result<Arc<Summary>, AdapterError> {
+    pub fn summary(self: &Arc<Self>) -> Result<Arc<Summary>, AdapterError> {
         let mut known = self.summary.lock();
         if let Some(summary) = &*known {
             return Ok(summary.clone());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::slot::{Pin, Slot};
+use crate::adapter::Adapter;
 
 /// Counts the bytes of all resident adapters and sends the longest unused back to the store.
 ///
@@ -89,12 +90,13 @@ impl Residency {
         drop(tenants);
     }
 
-    /// Sends idle adapters back to the store, the longest unused first, until the budget is kept.
-    pub fn trim(&self) {
-        if self.bytes() <= self.budget {
-            return;
-        }
+    /// Sends idle adapters back to the store, the longest unused first, until the budget is kept. Their memory goes with the answer.
+    #[must_use]
+    pub fn trim(&self) -> Vec<(Arc<Adapter>, Arc<Slot>)> {
         let mut freed = Vec::new();
+        if self.bytes() <= self.budget {
+            return freed;
+        }
         let mut tenants = self.tenants.lock();
         let mut idle: Vec<(u64, SlotKey)> = tenants
             .iter()
@@ -109,10 +111,9 @@ impl Residency {
             let Some(adapter) = tenants.get(&key).and_then(|tenant| tenant.slot.evict()) else { continue };
             if let Some(tenant) = tenants.remove(&key) {
                 self.bytes.fetch_sub(tenant.bytes, Ordering::AcqRel);
-                freed.push((adapter, tenant));
+                freed.push((adapter, tenant.slot));
             }
         }
-        drop(tenants);
-        drop(freed);
+        freed
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -158,6 +158,16 @@ fn read_manifest(folder: &Path) -> io::Result<Manifest> {
     serde_json::from_slice(&text).map_err(|e| at(&path, e.into()))
 }
 
+/// Reads a file straight to where it stays: adapters are large, and a second copy of one would cost as much as the reading.
 pub(super) fn read_file(path: &Path) -> io::Result<Arc<[u8]>> {
-    fs::read(path).map(Arc::from).map_err(|e| at(path, e))
+    let read = || {
+        let mut file = fs::File::open(path)?;
+        let length = file.metadata()?.len() as usize;
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+        if let Some(bytes) = Arc::get_mut(&mut bytes) {
+            file.read_exact(bytes)?;
+        }
+        Ok(bytes)
+    };
+    read().map_err(|e| at(path, e))
 }

@@ -68,10 +68,10 @@ impl Toy {
             limits: ReadLimits { max_rank: 64 },
             accept: |_| Ok(()),
         };
-        let reader: Reader = Box::new(move |package| {
+        let reader: Reader = Box::new(move |package, digest| {
             reads.fetch_add(1, Ordering::SeqCst);
             hook(package);
-            read(package)
+            read(package).map(|adapter| Adapter { digest, ..adapter })
         });
         AdapterRegistry::open_with(options, Digest::of(b"toy"), reader)
     }
