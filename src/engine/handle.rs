@@ -144,7 +144,7 @@ impl Engine {
         let failed = |e: &dyn std::fmt::Display| EngineError::Step(e.to_string());
         let (kv, blocks) = match model.kv_shape() {
             Some(shape) => {
-                // More than every running sequence at full length can never be used.
+                // Beyond every running sequence at full length, blocks would serve the prefix cache alone.
                 let useful = options.max_running * sites.context.div_ceil(crate::model::BLOCK_TOKENS);
                 let blocks = (options.kv_bytes / shape.block_bytes()).min(useful);
                 (KvStore::new(shape, blocks, &candle_core::Device::Cpu).map_err(|e| failed(&e))?, blocks)

@@ -1,121 +1,178 @@
 //! How many tokens of prompts a step may take, so that those who are being answered hardly notice. Knows times, not clocks.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What prompts may add to a step, as a share of the time it takes without them. Then the time between two tokens at most
 /// doubles while a prompt is computed, and the prompt, which has nearly half of the time, takes about twice as long as alone.
 const SHARE: f64 = 0.9;
 /// How long a step may take in which nobody is being answered: who comes meanwhile waits as long, and the weights are read
-/// once for so much work.
+/// once for so much work. Where reading them alone takes long, prompts may take as long again.
 const UNDISTURBED: f64 = 0.25; // s
-/// Tokens of the first steps, when nothing was measured yet.
+/// Tokens of the first steps, when nothing was measured yet. A step may have so many, or twice those of the last.
 const UNKNOWN: usize = 64;
-/// Fewer are not worth reading the weights for.
+/// Fewer are not worth a step of their own.
 const LEAST: usize = 8;
-/// Weight of the newest measurement.
-const NEWEST: f64 = 0.25;
+/// Units in which rows and tokens are about as large as 1.
+const ROWS: f64 = 8.0;
+const TOKENS: f64 = 64.0;
+/// How much the past still counts after a step.
+const MEMORY: f64 = 0.95;
+/// How much the last costs count in the next, against a step of the past.
+const INERTIA: f64 = 1e-3;
+/// A step that takes more than so many times what was expected counts as just that: the machine was busy, or asleep.
+const SURPRISE: f64 = 3.0;
 
-/// Measured speeds of this engine.
+/// Measured speeds of this engine: the time of a step as `cost · [1, rows that decode / 8, tokens of prompts / 64]`, by least squares
+/// over the last steps.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Seconds of a step that only decodes, by the binary logarithm of its rows.
-    decode: BTreeMap<u32, f64>,
-    /// Seconds that a token of a prompt adds to a step.
-    token: Option<f64>,
+    /// Seconds; no part is negative.
+    cost: [f64; 3],
+    /// Sums over steps, newer ones more: of products of what steps had ...
+    moments: [[f64; 3]; 3],
+    /// ... and of these with their times.
+    times: [f64; 3],
+    /// Prompt tokens of the last step that had any.
+    last: usize,
 }
 
 impl Pace {
     /// The most prompt tokens of a step in which `decoding` rows decode.
     pub fn prompt_tokens(&self, decoding: usize) -> usize {
-        let Some(token) = self.token else { return UNKNOWN };
-        let time = match self.decode_step(decoding) {
-            _ if decoding == 0 => UNDISTURBED,
-            Some(step) => step * SHARE,
-            None => return UNKNOWN,
+        let [fixed, row, token] = [self.cost[0], self.cost[1] / ROWS, self.cost[2] / TOKENS];
+        let time = match decoding {
+            0 => (UNDISTURBED - fixed).max(fixed),
+            rows => SHARE * (fixed + row * rows as f64),
         };
-        // A float that is too large for an integer becomes the largest.
-        ((time / token) as usize).max(LEAST)
+        // Nothing measured is 0/0. A float too large for an integer becomes the largest, not a number becomes 0.
+        let affordable = (time / token) as usize;
+        let most = UNKNOWN.max(2 * self.last);
+        match (affordable, decoding) {
+            (0, _) if token == 0.0 => UNKNOWN,
+            (tokens, 0) => tokens.clamp(UNKNOWN, most),
+            (tokens, _) => tokens.clamp(LEAST, most),
+        }
     }
 
     /// Takes note of how long a step took.
     pub fn note(&mut self, decoding: usize, prompt_tokens: usize, took: Duration) {
-        let took = took.as_secs_f64();
-        match (decoding, prompt_tokens) {
-            (0, 0) => {}
-            (_, 0) => {
-                let step = self.decode.entry(bucket(decoding)).or_insert(took);
-                *step = mixed(*step, took);
+        let step = [1.0, decoding as f64 / ROWS, prompt_tokens as f64 / TOKENS];
+        let expected: f64 = self.cost.iter().zip(step).map(|(cost, amount)| cost * amount).sum();
+        let mut took = took.as_secs_f64();
+        // What was never seen is no surprise.
+        if expected > 0.0 && (prompt_tokens == 0 || self.cost[2] > 0.0) {
+            took = took.min(SURPRISE * expected);
+        }
+        for i in 0..3 {
+            for j in 0..3 {
+                self.moments[i][j] = self.moments[i][j] * MEMORY + step[i] * step[j];
             }
-            (0, _) => self.note_token(took / prompt_tokens as f64),
-            _ => {
-                if let Some(step) = self.decode_step(decoding) {
-                    // Noise may make a fuller step look faster; a token never costs nothing.
-                    self.note_token((took - step).max(took * 0.1) / prompt_tokens as f64);
-                }
-            }
+            self.times[i] = self.times[i] * MEMORY + step[i] * took;
+        }
+        self.fit();
+        if prompt_tokens > 0 {
+            self.last = prompt_tokens;
         }
     }
 
-    /// The time of a step that only decodes about as many rows.
-    fn decode_step(&self, rows: usize) -> Option<f64> {
-        let at = bucket(rows);
-        let fewer = self.decode.range(..=at).next_back();
-        fewer.or_else(|| self.decode.range(at..).next()).map(|(_, step)| *step)
+    /// Solves the normal equations, drawn slightly towards the last costs: where the last steps were all alike and cannot tell
+    /// the parts from each other, what earlier ones said of it remains.
+    fn fit(&mut self) {
+        let (mut m, mut t) = (self.moments, self.times);
+        for i in 0..3 {
+            m[i][i] += INERTIA;
+            t[i] += INERTIA * self.cost[i];
+        }
+        // Gaussian elimination; what is added above keeps the pivots positive.
+        for pivot in 0..3 {
+            for row in 0..3 {
+                if row != pivot {
+                    let factor = m[row][pivot] / m[pivot][pivot];
+                    let (from, by) = (m[pivot], t[pivot]);
+                    m[row].iter_mut().zip(from).for_each(|(m, p)| *m -= factor * p);
+                    t[row] -= factor * by;
+                }
+            }
+        }
+        self.cost = std::array::from_fn(|i| (t[i] / m[i][i]).max(0.0));
     }
-
-    fn note_token(&mut self, seconds: f64) {
-        self.token = Some(self.token.map_or(seconds, |average| mixed(average, seconds)));
-    }
-}
-
-fn bucket(rows: usize) -> u32 {
-    rows.max(1).ilog2()
-}
-
-fn mixed(average: f64, newest: f64) -> f64 {
-    average + (newest - average) * NEWEST
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A machine on which a token of a prompt takes 2 ms, a row that decodes 1 ms, and the weights 20 ms.
-    fn step(decoding: usize, prompt_tokens: usize) -> Duration {
-        Duration::from_millis(20 + decoding as u64 + 2 * prompt_tokens as u64)
+    /// A machine that needs so many milliseconds for the weights, a row that decodes and a token of a prompt.
+    struct Machine(f64, f64, f64);
+
+    impl Machine {
+        fn step(&self, decoding: usize, prompt_tokens: usize) -> Duration {
+            let ms = self.0 + self.1 * decoding as f64 + self.2 * prompt_tokens as f64;
+            Duration::from_secs_f64(ms / 1000.0)
+        }
+
+        /// Steps with as many tokens of prompts as there may be; answers those of the last.
+        fn run(&self, pace: &mut Pace, decoding: usize, steps: usize) -> usize {
+            for step in 0..steps {
+                let mut tokens = pace.prompt_tokens(decoding);
+                // Not every prompt ends with its piece.
+                tokens -= step % 4 * tokens / 10;
+                pace.note(decoding, tokens, self.step(decoding, tokens));
+            }
+            pace.prompt_tokens(decoding)
+        }
     }
+
+    const SMALL: Machine = Machine(20.0, 3.0, 2.0);
 
     #[test]
     fn prompts_add_about_as_much_as_the_step_takes_without_them() {
         let mut pace = Pace::default();
-        (0..20).for_each(|_| pace.note(7, 0, step(7, 0)));
-        for _ in 0..40 {
-            let tokens = pace.prompt_tokens(7);
-            pace.note(7, tokens, step(7, tokens));
-        }
-        let ratio = step(7, pace.prompt_tokens(7)).as_secs_f64() / step(7, 0).as_secs_f64();
+        (0..20).for_each(|_| pace.note(7, 0, SMALL.step(7, 0)));
+        let tokens = SMALL.run(&mut pace, 7, 60);
+        let ratio = SMALL.step(7, tokens).as_secs_f64() / SMALL.step(7, 0).as_secs_f64();
         assert!((1.7..2.0).contains(&ratio), "{ratio}");
     }
 
     #[test]
     fn a_step_that_disturbs_nobody_is_longer() {
         let mut pace = Pace::default();
-        assert_eq!(pace.prompt_tokens(0), UNKNOWN);
-        for _ in 0..40 {
-            let tokens = pace.prompt_tokens(0);
-            pace.note(0, tokens, step(0, tokens));
-        }
-        let took = step(0, pace.prompt_tokens(0)).as_secs_f64();
+        assert_eq!((pace.prompt_tokens(0), pace.prompt_tokens(3)), (UNKNOWN, UNKNOWN));
+        let took = SMALL.step(0, SMALL.run(&mut pace, 0, 60)).as_secs_f64();
         assert!((0.2..0.3).contains(&took), "{took}");
     }
 
     #[test]
-    fn a_number_of_rows_that_was_never_measured_is_judged_by_its_neighbours() {
+    fn a_base_whose_weights_take_longer_than_a_step_may_still_gets_useful_pieces() {
+        let large = Machine(600.0, 5.0, 30.0);
         let mut pace = Pace::default();
-        pace.note(0, 10, Duration::from_millis(20));
-        assert_eq!(pace.prompt_tokens(3), UNKNOWN);
-        pace.note(1, 0, Duration::from_millis(100));
-        assert_eq!(pace.prompt_tokens(60), 45);
+        assert!(large.run(&mut pace, 0, 60) >= UNKNOWN);
+        (0..20).for_each(|_| pace.note(4, 0, large.step(4, 0)));
+        let tokens = large.run(&mut pace, 4, 60);
+        assert!((14..=20).contains(&tokens), "{tokens}");
+    }
+
+    #[test]
+    fn load_that_comes_at_once_is_judged_by_what_it_is() {
+        let mut pace = Pace::default();
+        (0..50).for_each(|_| pace.note(1, 0, SMALL.step(1, 0)));
+        // From one reader to 32, and a prompt in every step.
+        for rows in 1..=32 {
+            SMALL.run(&mut pace, rows, 2);
+        }
+        let tokens = SMALL.run(&mut pace, 32, 100);
+        let right = 0.9 * (20.0 + 96.0) / 2.0;
+        assert!((0.6 * right..1.5 * right).contains(&(tokens as f64)), "{tokens}, {right} would be right");
+    }
+
+    #[test]
+    fn a_pause_of_the_machine_is_soon_forgotten() {
+        let mut pace = Pace::default();
+        (0..50).for_each(|_| pace.note(7, 0, SMALL.step(7, 0)));
+        let before = SMALL.run(&mut pace, 7, 60);
+        pace.note(7, before, Duration::from_secs(30));
+        assert!(pace.prompt_tokens(7) <= 4 * before);
+        let after = SMALL.run(&mut pace, 7, 60);
+        assert!((before / 2..=before * 3 / 2).contains(&after), "{before}, then {after}");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A *unit* is one request: a prompt that is computed once, then branches (samples or beams) that grow by a token per step.
 //! Branches of a unit run, fork and are preempted together. Blocks are taken as sequences grow; when none is left, the
-//! unit that ranks lowest (priority, then age) gives its own back and computes what it knows again later. Whatever an
-//! empty scheduler could run therefore ends, and the unit that ranks highest is never held up by others.
+//! unit that ranks lowest (priority, then age) gives its own back and computes what it knows again later. A unit that
+//! decodes is therefore held up only by those that rank above it, and whatever an empty scheduler could run ends.
 
 mod grants;
 mod shares;
@@ -147,7 +147,7 @@ impl Scheduler {
         }
         plan.decoding = plan.rows.len();
         let tokens = prompt_tokens.max(1).min(self.budget.tokens - plan.decoding);
-        for (id, tokens) in grants(self.backlogs(), tokens, plan.rows.is_empty()) {
+        for (id, tokens) in grants(self.backlogs(), tokens) {
             plan.prompt_tokens += self.prefill(&mut plan, id, tokens);
         }
         plan
@@ -162,9 +162,11 @@ impl Scheduler {
 
     /// Forgets a unit, wherever it is; its blocks are free at once, or kept for others to find.
     pub fn end(&mut self, id: UnitId) {
-        let Some(mut unit) = self.waiting.remove(&id).or_else(|| self.running.remove(&id)) else { return };
+        let waiting = self.waiting.remove(&id);
+        let waited = waiting.is_some();
+        let Some(mut unit) = waiting.or_else(|| self.running.remove(&id)) else { return };
         unit.give_back(&mut self.pool);
-        self.shares.leaves(unit.adapter);
+        self.shares.leaves(unit.adapter, waited);
     }
 
     /// The step was not carried out: its units are forgotten, and what it should have computed. Who counted on that starts again.
@@ -199,13 +201,16 @@ impl Scheduler {
                 self.waiting.insert(id, unit);
                 return;
             }
+            self.shares.starts(unit.adapter);
             self.running.insert(id, unit);
         }
     }
 
     fn next_waiting(&self) -> Option<UnitId> {
-        let order =
-            |(id, unit): &(&UnitId, &Unit)| (Reverse(unit.demand.priority), self.shares.served(unit.adapter), **id);
+        // Whom a client already hears goes before those who have not begun.
+        let order = |(id, unit): &(&UnitId, &Unit)| {
+            (Reverse(unit.demand.priority), !unit.has_begun(), self.shares.served(unit.adapter), **id)
+        };
         self.waiting.iter().min_by_key(order).map(|(&id, _)| id)
     }
 
@@ -288,6 +293,7 @@ impl Scheduler {
     fn send_back(&mut self, id: UnitId) {
         if let Some(mut unit) = self.running.remove(&id) {
             unit.give_back(&mut self.pool);
+            self.shares.returns(unit.adapter);
             self.waiting.insert(id, unit);
         }
     }
@@ -319,7 +325,10 @@ impl Scheduler {
                 plan.rows.push(row);
             }
         }
-        self.shares.charge(unit.adapter, (budget - left) as u64 * PROMPT_TOKEN);
+        // What was lost to others is not asked for twice.
+        if !unit.has_begun() {
+            self.shares.charge(unit.adapter, (budget - left) as u64 * PROMPT_TOKEN);
+        }
         budget - left
     }
 }
@@ -354,6 +363,7 @@ fn next_piece(id: UnitId, unit: &mut Unit, branch: usize, budget: usize, pool: &
     if end <= start {
         return None;
     }
+    unit.computes_itself = true;
     unit.branches[branch].len = end;
     let blocks = unit.branches[branch].blocks.clone();
     if unit.demand.cached {

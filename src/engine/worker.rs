@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -124,11 +124,12 @@ impl Worker {
         self.shared.count_step();
         self.shared.note(&self.scheduler);
         // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
-        let begun = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
-        self.pace.note(plan.decoding, plan.prompt_tokens, begun.elapsed());
         let outcome = match outcome {
-            Ok(Ok(outputs)) => self.deliver(&plan, &outputs),
+            Ok(Ok((outputs, took))) => {
+                self.pace.note(plan.decoding, plan.prompt_tokens, took);
+                self.deliver(&plan, &outputs)
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(candle_core::Error::Msg("the model panicked".into())),
         };
@@ -150,13 +151,13 @@ impl Worker {
         }
     }
 
-    fn forward(&mut self, plan: &Plan) -> candle_core::Result<StepOutputs> {
+    /// What the step computed, and how long it took once it was this engine's turn.
+    fn forward(&mut self, plan: &Plan) -> candle_core::Result<(StepOutputs, Duration)> {
         let (batch, order, wants) = self.prepare(plan)?;
-        let outputs = {
-            let _turn = self.turn.lock();
-            self.model.forward(&batch, &mut self.kv)?
-        };
-        Ok(StepOutputs::new(outputs, &order, &wants))
+        let _turn = self.turn.lock();
+        let begun = Instant::now();
+        let outputs = self.model.forward(&batch, &mut self.kv)?;
+        Ok((StepOutputs::new(outputs, &order, &wants), begun.elapsed()))
     }
 
     /// The step's rows, grouped by adapter; for each row of the batch its place in the plan; what each planned row wants.

@@ -16,7 +16,8 @@ pub trait BaseModel: Send {
     /// How keys and values are stored; `None` for encoders, which keep none.
     fn kv_shape(&self) -> Option<KvShape>;
 
-    /// Runs one step: writes keys and values of decoder rows, answers what each row's [`super::Output`] asks.
+    /// Runs one step: writes keys and values of decoder rows (in each layer those of all rows before any are read: a row may
+    /// go on from what another row of the step computes), answers what each row's [`super::Output`] asks.
     fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs>;
 }
 

@@ -154,12 +154,13 @@ fn a_push_over_the_limit_hears_the_limit_and_not_that_the_line_broke() {
 #[test]
 fn a_signal_lets_a_running_answer_end_and_then_the_server() {
     let mut server = Server::start();
-    let asking = repertoire()
+    let mut asking = repertoire()
         .args(["generate", "-", "Once", "-n", "200", "-p", "ignore_eos=true", "--url", &server.url])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    let mut first = [0];
+    asking.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     let kill = format!("kill -TERM {}", server.process.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     let answer = asking.wait_with_output().unwrap();

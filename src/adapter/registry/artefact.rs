@@ -1,6 +1,7 @@
 //! One digest: its files, its place in memory, and everybody who holds it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
@@ -24,7 +25,10 @@ pub struct Artefacts {
     /// What the reader reads for: summaries noted for other bases are read again.
     pub read_for: Digest,
     pub residency: Residency,
+    /// For those who wait for an answer.
     pub loaders: Loaders,
+    /// For publications and lists, which may be many and large and do not hold up the former.
+    readers: Loaders,
     /// Those alive. Never locked for a lease: only publications and the sweeper come here.
     table: Mutex<HashMap<Digest, Weak<Artefact>>>,
     /// Digests that nobody holds any more. `None` when the registry closes: then nothing is removed.
@@ -44,9 +48,17 @@ pub struct Artefact {
 }
 
 impl Artefacts {
-    pub fn new(store: Store, reader: Reader, read_for: Digest, host_bytes: u64) -> std::io::Result<Self> {
-        let (residency, loaders) = (Residency::new(host_bytes), Loaders::start()?);
-        Ok(Self { store, reader, read_for, residency, loaders, table: Mutex::default(), sweeps: Mutex::new(None) })
+    pub fn new(store: Store, reader: Reader, read_for: Digest, host_bytes: u64) -> io::Result<Self> {
+        Ok(Self {
+            store,
+            reader,
+            read_for,
+            residency: Residency::new(host_bytes),
+            loaders: Loaders::start("loader", 4).map_err(io::Error::other)?,
+            readers: Loaders::start("reader", 2).map_err(io::Error::other)?,
+            table: Mutex::default(),
+            sweeps: Mutex::new(None),
+        })
     }
 
     /// The artefact of a digest, held from now on: its files stay.
@@ -81,17 +93,8 @@ impl Artefacts {
     }
 
     /// Reads a package, whose digest is known, into an adapter.
-    pub fn read(self: &Arc<Self>, package: &Package, digest: Digest) -> Result<Adapter, AdapterError> {
-        let (all, package) = (self.clone(), package.clone());
-        self.loaders.run(move || (all.reader)(&package, digest))
-    }
-
-    /// Sends idle adapters back to the store until the budget is kept.
-    pub fn trim(&self) {
-        let freed = self.residency.trim();
-        if !freed.is_empty() {
-            self.loaders.drop_there(freed);
-        }
+    pub fn read(&self, package: &Package, digest: Digest) -> Result<Adapter, AdapterError> {
+        self.readers.run(|| (self.reader)(package, digest))
     }
 }
 
@@ -148,9 +151,8 @@ impl Artefact {
         }
     }
 
-    fn load(self: &Arc<Self>) -> Result<Adapter, AdapterError> {
-        let artefact = self.clone();
-        self.all.loaders.run(move || (artefact.all.reader)(&artefact.package()?, artefact.digest))
+    fn load(&self) -> Result<Adapter, AdapterError> {
+        self.all.loaders.run(|| (self.all.reader)(&self.package()?, self.digest))
     }
 
     /// Puts an adapter of this digest into memory (or takes the one that is there) and leases it.
@@ -167,7 +169,8 @@ impl Artefact {
         };
         if entered {
             self.all.residency.enter(&self.slot, lease.bytes() as u64);
-            self.all.trim();
+            // Here, so that what goes makes room for what comes.
+            drop(self.all.residency.trim());
         }
         lease
     }
@@ -177,9 +180,12 @@ impl Artefact {
         Lease::of(self.clone(), adapter, self.slot.leases.clone())
     }
 
-    /// The last lease has ended: what exceeded the budget for its sake goes.
+    /// The last lease has ended: what exceeded the budget for its sake goes. Not here: this may be the engine's thread.
     pub(in crate::adapter) fn released(&self) {
-        self.all.trim();
+        let freed = self.all.residency.trim();
+        if !freed.is_empty() {
+            self.all.readers.drop_there(freed);
+        }
     }
 
     /// Its files and metadata, checked against the digest.
@@ -194,7 +200,7 @@ impl Artefact {
             return Ok(package);
         }
         let message = format!("the folder of {name} is no longer what {} was", self.digest);
-        Err(AdapterError::Store(std::io::Error::new(std::io::ErrorKind::InvalidData, message)))
+        Err(AdapterError::Store(io::Error::new(io::ErrorKind::InvalidData, message)))
     }
 
     /// One of its files.
@@ -209,7 +215,7 @@ impl Artefact {
     }
 
     /// What lists show of it; loads nothing unless it was never noted.
-    pub fn summary(self: &Arc<Self>) -> Result<Arc<Summary>, AdapterError> {
+    pub fn summary(&self) -> Result<Arc<Summary>, AdapterError> {
         let mut known = self.summary.lock();
         if let Some(summary) = &*known {
             return Ok(summary.clone());
@@ -220,7 +226,7 @@ impl Artefact {
         } else if let Some(noted) = stored.then(|| self.all.store.summary(&self.digest, &self.all.read_for)).flatten() {
             noted
         } else {
-            let summary = Summary::of(&self.load()?);
+            let summary = Summary::of(&self.all.read(&self.package()?, self.digest)?);
             if stored {
                 self.all.store.note_summary(&self.digest, &self.all.read_for, &summary);
             }
@@ -238,6 +244,7 @@ impl Artefact {
 impl Drop for Artefact {
     fn drop(&mut self) {
         self.all.residency.leave(&self.slot);
+        self.all.readers.drop_there(std::mem::take(&mut self.slot));
         // Files are removed on the sweeper's thread: the last holder may be the engine, which must not wait for a disk.
         if let Some(sweeps) = &*self.all.sweeps.lock() {
             let _ = sweeps.send(self.digest);
@@ -256,7 +263,7 @@ impl Drop for Landing<'_> {
         if std::thread::panicking() {
             self.slot.clear(self.flight);
             let message = "the adapter's reader panicked";
-            self.flight.land(Err(AdapterError::Store(std::io::Error::other(message))));
+            self.flight.land(Err(AdapterError::Store(io::Error::other(message))));
         }
     }
 }

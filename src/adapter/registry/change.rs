@@ -143,7 +143,7 @@ impl AdapterRegistry {
             // Otherwise the pointer moved while the version was loaded; pin what it means now.
             if !moved {
                 drop(held);
-                self.all.trim();
+                drop(self.all.residency.trim());
                 return self.info_of_current(name, &state);
             }
         }

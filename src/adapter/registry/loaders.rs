@@ -1,64 +1,31 @@
 //! Threads that read and decode adapters, and yield to those who compute.
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-use parking_lot::Mutex;
-
-/// So many adapters are read at once.
-const THREADS: usize = 4;
-
-/// A few threads of low priority. Where all cores are busy with steps, they take what steps leave over and little more.
-pub struct Loaders {
-    jobs: mpsc::Sender<Job>,
-}
-
-type Job = Box<dyn FnOnce() + Send>;
+/// A few threads of low priority. Where all cores are busy with steps, they take what steps leave over and little more;
+/// arithmetic on the way (DoRA's norms) stays on them too.
+pub struct Loaders(ThreadPool);
 
 impl Loaders {
-    /// Starts the threads; they end when this is dropped.
-    pub fn start() -> io::Result<Self> {
-        let (jobs, receiver) = mpsc::channel::<Job>();
-        let receiver = Arc::new(Mutex::new(receiver));
-        for number in 0..THREADS {
-            let receiver = receiver.clone();
-            thread::Builder::new().name(format!("loader-{number}")).spawn(move || {
-                yield_to_others();
-                loop {
-                    // In a statement of its own: the lock is not held while the job runs.
-                    let job = receiver.lock().recv();
-                    let Ok(job) = job else { return };
-                    job();
-                }
-            })?;
-        }
-        Ok(Self { jobs })
+    /// Starts the threads; they end when this is dropped. So many adapters are read at once.
+    pub fn start(name: &'static str, threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(move |number| format!("{name}-{number}"))
+            .start_handler(|_| yield_to_others())
+            .panic_handler(|_| tracing::error!("a background thread panicked"))
+            .build()
+            .map(Self)
     }
 
-    /// Does `work` on one of the threads and waits for it; a panic there goes on here. Not for use on those threads themselves.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let (sender, outcome) = mpsc::sync_channel(1);
-        self.send(Box::new(move || {
-            let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
-        }));
-        match outcome.recv().expect("a loader answers every job") {
-            Ok(done) => done,
-            Err(panic) => resume_unwind(panic),
-        }
+    /// Does `work` on one of the threads and waits for it; a panic there goes on here.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0.install(work)
     }
 
     /// Drops something there, so that nobody waits while much memory is given back.
     pub fn drop_there(&self, what: impl Send + 'static) {
-        self.send(Box::new(move || drop(what)));
-    }
-
-    fn send(&self, job: Job) {
-        if let Err(mpsc::SendError(job)) = self.jobs.send(job) {
-            // No thread is left: it is done here.
-            job();
-        }
+        self.0.spawn(move || drop(what));
     }
 }
 
@@ -75,12 +42,14 @@ fn yield_to_others() {}
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
     #[test]
     fn work_is_done_elsewhere_and_its_panic_arrives_here() {
-        let loaders = Loaders::start().unwrap();
-        let name = loaders.run(|| thread::current().name().map(str::to_owned)).unwrap();
+        let loaders = Loaders::start("loader", 2).unwrap();
+        let name = loaders.run(|| std::thread::current().name().map(str::to_owned)).unwrap();
         assert!(name.starts_with("loader-"), "{name}");
         let panicked = catch_unwind(AssertUnwindSafe(|| loaders.run(|| panic!("as a damaged file might"))));
         assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"as a damaged file might"));
@@ -92,7 +61,7 @@ mod tests {
     fn only_the_loaders_yield() {
         let priority = || rustix::process::nice(0).unwrap();
         let here = priority();
-        assert_eq!(Loaders::start().unwrap().run(priority), (here + 15).min(19));
+        assert_eq!(Loaders::start("loader", 1).unwrap().run(priority), (here + 15).min(19));
         assert_eq!(priority(), here);
     }
 }

@@ -19,25 +19,28 @@ pub struct Backlog {
 
 /// Shares `budget` tokens among prompts: by priority, then the adapter that was served least, then age.
 ///
-/// The first in line gets half for certain, so that it cannot starve; the rest goes to short prompts before long ones, so
-/// that a long one holds up nobody. A prompt that cannot be cut is served whole or not at all; if `alone`, the first is
-/// served whatever its length, and prompts of about its length join it, so that short ones do not wait for long ones.
-pub fn grants(mut prompts: Vec<Backlog>, budget: usize, alone: bool) -> Vec<(UnitId, usize)> {
+/// The first in line gets half for certain, so that it cannot starve; of the rest, an adapter's short prompts get theirs before
+/// its long ones. What cannot be cut (texts of an encoder, which have steps to themselves) is served whole: the first
+/// whatever its length, then those next to it in length, so that short texts do not wait for long ones.
+pub fn grants(mut prompts: Vec<Backlog>, budget: usize) -> Vec<(UnitId, usize)> {
     prompts.sort_by_key(|prompt| (Reverse(prompt.priority), prompt.served, prompt.id));
     let Some(&first) = prompts.first() else { return vec![] };
     let mut left = budget;
     let mut granted = vec![(first.id, 0)];
     if first.divisible {
         granted[0].1 = if prompts.len() == 1 { left } else { left.div_ceil(2) }.min(first.tokens);
-    } else if first.tokens <= left || alone {
+    } else {
         granted[0].1 = first.tokens;
     }
     left = left.saturating_sub(granted[0].1);
 
     prompts[0].tokens -= granted[0].1;
     prompts.sort_by_key(|prompt| {
-        let length = if prompt.divisible { prompt.tokens } else { prompt.tokens.abs_diff(first.tokens) };
-        (Reverse(prompt.priority), prompt.served, length, prompt.id)
+        let (served, length) = match prompt.divisible {
+            true => (prompt.served, prompt.tokens),
+            false => (0, prompt.tokens.abs_diff(first.tokens)),
+        };
+        (Reverse(prompt.priority), served, length, prompt.id)
     });
     for prompt in prompts {
         let tokens = match prompt.divisible {
@@ -64,7 +67,7 @@ mod tests {
     }
 
     fn given(prompts: Vec<Backlog>, budget: usize) -> Vec<(u64, usize)> {
-        grants(prompts, budget, true).into_iter().map(|(id, tokens)| (id.0, tokens)).collect()
+        grants(prompts, budget).into_iter().map(|(id, tokens)| (id.0, tokens)).collect()
     }
 
     #[test]
@@ -92,6 +95,5 @@ mod tests {
         let texts = vec![whole(1, 10), whole(2, 400), whole(3, 12), whole(4, 9)];
         assert_eq!(given(texts, 40), [(1, 10), (4, 9), (3, 12)]);
         assert_eq!(given(vec![whole(1, 100), whole(2, 5)], 40), [(1, 100)]);
-        assert!(grants(vec![whole(1, 100)], 40, false).is_empty());
     }
 }

@@ -219,7 +219,8 @@ proptest! {
     ) {
         let mut s = Scheduler::new(Budget { tokens, running: 4 }, 0);
         for (i, &(prompt, priority, adapter)) in lengths.iter().enumerate() {
-            let demand = Demand { prefix: 0, prompt, answer: 0, width: 1, cached: false, priority };
+            let prefix = adapter as usize * 5;
+            let demand = Demand { prefix, prompt, answer: 0, width: 1, cached: false, priority };
             s.enqueue(UnitId(i as u64), demand, Some(Digest::of(&[adapter])), vec![1; prompt]);
         }
         let mut done = 0;
@@ -228,7 +229,8 @@ proptest! {
             prop_assert!(!plan.rows.is_empty());
             prop_assert!(plan.rows.len() == 1 || plan.prompt_tokens <= tokens);
             for row in plan.rows {
-                prop_assert!(row.last && row.tokens.len() == lengths[row.unit.0 as usize].0);
+                let (prompt, _, adapter) = lengths[row.unit.0 as usize];
+                prop_assert!(row.last && row.tokens.len() == prompt && row.start == adapter as usize * 5);
                 s.end(row.unit);
                 done += 1;
             }

@@ -55,8 +55,10 @@ pub struct Unit {
     pub adapter: Option<Digest>,
     prompt: Vec<u32>,
     pub branches: Vec<Branch>,
-    /// Positions found in the cache before the prompt was first complete.
+    /// Positions found in the cache before anything was computed.
     pub found: usize,
+    /// Something was computed for it.
+    pub computes_itself: bool,
 }
 
 /// One sequence of a unit.
@@ -76,7 +78,8 @@ impl Unit {
     /// A request of which nothing is computed.
     pub fn new(demand: Demand, adapter: Option<Digest>, prompt: Vec<u32>) -> Self {
         debug_assert_eq!(prompt.len(), demand.prompt);
-        let mut unit = Self { demand, adapter, prompt, branches: vec![Branch::default()], found: 0 };
+        let mut unit =
+            Self { demand, adapter, prompt, branches: vec![Branch::default()], found: 0, computes_itself: false };
         unit.restart();
         unit
     }
@@ -96,9 +99,15 @@ impl Unit {
         (0..self.branches.len()).all(|branch| !self.branches[branch].answer.is_empty() && self.rest(branch) == 1)
     }
 
-    /// Tokens to compute before it decodes, all branches together.
+    /// Whether its prompt was computed once, so that its client hears of it.
+    pub fn has_begun(&self) -> bool {
+        self.branches.iter().any(|branch| !branch.answer.is_empty())
+    }
+
+    /// Tokens to compute before it decodes, as far as can be said now.
     pub fn backlog(&self) -> usize {
-        (0..self.branches.len()).map(|branch| self.rest(branch)).sum()
+        let branches = (0..self.branches.len()).filter(|&branch| !self.waits_for_first(branch));
+        branches.map(|branch| self.known(branch) - self.branches[branch].len.max(self.demand.prefix)).sum()
     }
 
     /// Blocks for all it knows, beyond those it holds.
@@ -153,7 +162,6 @@ impl Unit {
         if self.waits_for_first(branch) {
             return;
         }
-        let fresh = self.branches[branch].answer.is_empty();
         loop {
             let Branch { len, ref blocks, .. } = self.branches[branch];
             let block = len / BLOCK_TOKENS;
@@ -166,7 +174,7 @@ impl Unit {
             branch.blocks.push(found);
             branch.links.push(link);
             branch.len += BLOCK_TOKENS;
-            if fresh {
+            if !self.computes_itself {
                 self.found += BLOCK_TOKENS;
             }
         }
@@ -214,7 +222,7 @@ impl Unit {
     }
 
     fn restart(&mut self) {
-        if self.branches.iter().all(|branch| branch.answer.is_empty()) {
+        if !self.computes_itself {
             self.found = 0;
         }
         for branch in &mut self.branches {
