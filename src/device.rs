@@ -1,35 +1,30 @@
 //! Device and dtype: where tensors live, and how kernels see them.
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+use repertoire_kernels::cpu::Floats;
 
-/// Runs `$body` with `$w` bound to the tensor's elements, whatever its float type. The tensor must be contiguous and on the CPU.
-macro_rules! with_floats {
-    ($tensor:expr, |$w:ident| $body:expr) => {{
-        let (storage, layout) = $tensor.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("a CPU kernel was given a tensor of another device");
-        };
-        let Some((from, to)) = layout.contiguous_offsets() else {
-            candle_core::bail!("a CPU kernel was given a tensor that is not contiguous");
-        };
-        match storage {
-            candle_core::CpuStorage::F32(all) => {
-                let $w = &all[from..to];
-                $body
-            }
-            candle_core::CpuStorage::BF16(all) => {
-                let $w = &all[from..to];
-                $body
-            }
-            candle_core::CpuStorage::F16(all) => {
-                let $w = &all[from..to];
-                $body
-            }
-            _ => candle_core::bail!("a CPU kernel was given {:?}, it takes f32, bf16 and f16", $tensor.dtype()),
-        }
-    }};
+/// Calls `f` with the elements of a contiguous tensor on the CPU.
+pub fn with_floats<T>(tensor: &Tensor, f: impl FnOnce(Floats<'_>) -> T) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Ok(f(floats(&storage, layout)?))
 }
-pub(crate) use with_floats;
+
+/// The elements of a tensor that stays open (`storage_and_layout`).
+pub fn floats<'a>(storage: &'a Storage, layout: &Layout) -> Result<Floats<'a>> {
+    let Storage::Cpu(storage) = storage else {
+        candle_core::bail!("a CPU kernel was given a tensor of another device");
+    };
+    let Some((from, to)) = layout.contiguous_offsets() else {
+        candle_core::bail!("a CPU kernel was given a tensor that is not contiguous");
+    };
+    Ok(match storage {
+        CpuStorage::F32(all) => Floats::F32(&all[from..to]),
+        CpuStorage::BF16(all) => Floats::Bf16(&all[from..to]),
+        CpuStorage::F16(all) => Floats::F16(&all[from..to]),
+        _ => candle_core::bail!("a CPU kernel was given {:?}, it takes f32, bf16 and f16", storage.dtype()),
+    })
+}
 
 /// The f32 elements of a custom operation's argument.
 pub fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

@@ -2,16 +2,23 @@
 
 mod activation;
 mod attention;
+mod expand;
+mod floats;
 mod linear;
 mod norm;
+mod product;
 mod rotary;
+mod tasks;
 mod vector;
 mod weight;
 
 pub use activation::{Activation, activate, gate};
 pub use attention::{Span, attend};
+pub use expand::expand;
+pub use floats::Floats;
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use rotary::{Rotation, rotate};
 pub use vector::{add, add_row, scale_add, scale_row};
-pub use weight::Weight;
+
+use weight::Weight;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
-use repertoire_kernels::cpu::{self, Weight};
+use repertoire_kernels::cpu::{self, Floats};
 
 use crate::device::with_floats;
 use crate::profile::{self, Part};
@@ -39,17 +39,17 @@ pub fn apply_linear(x: &[f32], y: &mut [f32], site: SiteWeights<'_>, segments: &
             Some(patch) => {
                 add_low_rank(x, y, lines.len(), patch)?;
                 if let Some(scale) = &patch.output_scale {
-                    with_floats!(scale, |scale| cpu::scale_row(y, scale));
+                    with_floats(scale, |scale| cpu::scale_row(y, scale))?;
                 }
                 patch.bias.as_ref().or(site.bias)
             }
             None => site.bias,
         };
         if let Some(bias) = bias {
-            with_floats!(bias, |bias| cpu::add_row(y, bias));
+            with_floats(bias, |bias| cpu::add_row(y, bias))?;
         }
         if let Some(scale) = segment.patch.and_then(|patch| patch.rescale_output.as_ref()) {
-            with_floats!(scale, |scale| cpu::scale_row(y, scale));
+            with_floats(scale, |scale| cpu::scale_row(y, scale))?;
         }
     }
     Ok(())
@@ -62,7 +62,7 @@ fn rescale_inputs<'a>(x: &'a [f32], inputs: usize, segments: &[PatchedLines<'_>]
         if let Some(scale) = segment.patch.and_then(|patch| patch.rescale_input.as_ref()) {
             let _timer = profile::time(Part::Adapters);
             let lines = &mut x.to_mut()[segment.lines.start * inputs..segment.lines.end * inputs];
-            with_floats!(scale, |scale| cpu::scale_row(lines, scale));
+            with_floats(scale, |scale| cpu::scale_row(lines, scale))?;
         }
     }
     Ok(x)
@@ -77,7 +77,7 @@ fn base_products(x: &[f32], y: &mut [f32], site: SiteWeights<'_>, segments: &[Pa
         let (from, to) = (run[0].lines.start, run[run.len() - 1].lines.end);
         let weight = run[0].patch.and_then(|patch| patch.weight.as_ref()).unwrap_or(site.weight);
         let (x, y) = (&x[from * inputs..to * inputs], &mut y[from * outputs..to * outputs]);
-        with_floats!(weight, |w| cpu::linear(x, w, y, to - from, inputs, outputs));
+        with_floats(weight, |w| cpu::linear(x, w, y, to - from, inputs, outputs))?;
     }
     Ok(())
 }
@@ -87,12 +87,12 @@ fn add_low_rank(x: &[f32], y: &mut [f32], lines: usize, patch: &LinearPatch) -> 
     let Some(low_rank) = &patch.low_rank else { return Ok(()) };
     let (rank, inputs) = low_rank.a.dims2()?;
     let mut shrunk = vec![0.0; lines * rank];
-    with_floats!(low_rank.a, |a| cpu::linear(x, a, &mut shrunk, lines, inputs, rank));
-    with_floats!(low_rank.b, |b| expand(&shrunk, b, y, lines, rank, low_rank.scale));
+    with_floats(&low_rank.a, |a| cpu::linear(x, a, &mut shrunk, lines, inputs, rank))?;
+    with_floats(&low_rank.b, |b| expand(&shrunk, b, y, lines, rank, low_rank.scale))?;
     Ok(())
 }
 
-fn expand<W: Weight>(shrunk: &[f32], b: &[W], y: &mut [f32], lines: usize, rank: usize, scale: f32) {
+fn expand(shrunk: &[f32], b: Floats<'_>, y: &mut [f32], lines: usize, rank: usize, scale: f32) {
     let mut delta = vec![0.0; y.len()];
     cpu::linear(shrunk, b, &mut delta, lines, rank, y.len() / lines.max(1));
     cpu::scale_add(y, &delta, scale);
@@ -107,34 +107,27 @@ pub fn apply_embedding(
 ) -> Result<()> {
     let hidden = out.len();
     let table = patch.and_then(|patch| patch.weight.as_ref()).unwrap_or(table);
-    with_floats!(table, |table| copy_row(&table[token * hidden..][..hidden], out));
+    with_floats(table, |table| table.row(token, hidden).copy_to(out))?;
     let Some(patch) = patch else { return Ok(()) };
     if let Some(low_rank) = &patch.low_rank {
         let rank = low_rank.a.dims2()?.1;
         let mut shrunk = vec![0.0; rank];
-        with_floats!(low_rank.a, |a| copy_row(&a[token * rank..][..rank], &mut shrunk));
-        with_floats!(low_rank.b, |b| expand(&shrunk, b, out, 1, rank, low_rank.scale));
+        with_floats(&low_rank.a, |a| a.row(token, rank).copy_to(&mut shrunk))?;
+        with_floats(&low_rank.b, |b| expand(&shrunk, b, out, 1, rank, low_rank.scale))?;
     }
     if let Some(scale) = &patch.output_scale {
-        with_floats!(scale, |scale| cpu::scale_row(out, scale));
+        with_floats(scale, |scale| cpu::scale_row(out, scale))?;
     }
     Ok(())
-}
-
-/// Widens a stored row to f32, which is exact.
-pub fn copy_row<W: Weight>(row: &[W], out: &mut [f32]) {
-    for (out, value) in out.iter_mut().zip(row) {
-        *out = value.widen();
-    }
 }
 
 /// The raw label scores of a hidden state: `head.weight·x + head.bias`.
 pub fn apply_head(x: &[f32], head: &super::Head) -> Result<Vec<f32>> {
     let (labels, hidden) = head.weight.dims2()?;
     let mut scores = vec![0.0; labels];
-    with_floats!(head.weight, |w| cpu::linear(x, w, &mut scores, 1, hidden, labels));
+    with_floats(&head.weight, |w| cpu::linear(x, w, &mut scores, 1, hidden, labels))?;
     if let Some(bias) = &head.bias {
-        with_floats!(bias, |bias| cpu::add_row(&mut scores, bias));
+        with_floats(bias, |bias| cpu::add_row(&mut scores, bias))?;
     }
     Ok(scores)
 }

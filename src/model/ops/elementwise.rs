@@ -21,9 +21,9 @@ impl CustomOp1 for Norm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut x = f32_slice(storage, layout)?.to_vec();
         match self {
-            Self::Rms { weight, eps } => with_floats!(weight, |w| cpu::rms_norm(&mut x, w, *eps)),
+            Self::Rms { weight, eps } => with_floats(weight, |w| cpu::rms_norm(&mut x, w, *eps))?,
             Self::Layer { weight, bias, eps } => {
-                with_floats!(weight, |w| with_floats!(bias, |b| cpu::layer_norm(&mut x, w, b, *eps)))
+                with_floats(weight, |w| with_floats(bias, |b| cpu::layer_norm(&mut x, w, b, *eps)))??
             }
         }
         Ok((CpuStorage::F32(x), layout.shape().clone()))

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::adapter::Adapter;
-use crate::adapter::apply::{apply_embedding, copy_row};
+use crate::adapter::apply::apply_embedding;
 use crate::device::with_floats;
 use crate::model::Batch;
 use crate::profile::{self, Part};
@@ -86,8 +86,5 @@ fn copy_virtual(adapter: Option<&Adapter>, index: usize, out: &mut [f32]) -> Res
     if index >= virtual_tokens.count() {
         candle_core::bail!("virtual token {index} of {}", virtual_tokens.count());
     }
-    with_floats!(virtual_tokens.embeddings, |rows| {
-        copy_row(&rows[index * hidden..][..hidden], out);
-    });
-    Ok(())
+    with_floats(&virtual_tokens.embeddings, |rows| rows.row(index, hidden).copy_to(out))
 }
