@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::device::with_f32;
+use crate::device::{compute, with_f32};
 use crate::model::{BaseModel, Batch, KvStore, Output, Outputs, RowSpec};
 use crate::profile::{self, Part};
 
@@ -147,7 +147,8 @@ impl Worker {
         let (batch, order, wants) = self.prepare(plan)?;
         let outputs = {
             let _turn = self.turn.lock();
-            self.model.forward(&batch, &mut self.kv)?
+            let (model, kv) = (&mut self.model, &mut self.kv);
+            compute(|| model.forward(&batch, kv))?
         };
         Ok(StepOutputs::new(outputs, &order, &wants))
     }

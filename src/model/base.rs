@@ -9,7 +9,7 @@ use crate::adapter::SiteMap;
 use super::{Batch, KvShape, KvStore};
 
 /// A frozen base model. One step takes a ragged batch in which every row may have its own adapter.
-pub trait BaseModel: Send {
+pub trait BaseModel: Send + Sync {
     /// Shape and names, for adapters and for admission.
     fn sites(&self) -> &Arc<SiteMap>;
 

@@ -115,9 +115,7 @@ impl BaseModel for Bert {
         let x = x.broadcast_add(&self.token_type)?;
         let mut x = ops::norm(&x, &self.embedding_norm)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let query = ops::linear(&x, &layer.query, &batch.segments)?;
-            let key = ops::linear(&x, &layer.key, &batch.segments)?;
-            let value = ops::linear(&x, &layer.value, &batch.segments)?;
+            let [query, key, value] = ops::linear_group(&x, [&layer.query, &layer.key, &layer.value], &batch.segments)?;
             let attended = ops::attend_both_ways(&query, &key, &value, index, self.heads, batch)?;
             let attended = ops::linear(&attended, &layer.output, &batch.segments)?;
             x = ops::norm(&ops::add(&attended, &x)?, &layer.attention_norm)?;

@@ -109,8 +109,7 @@ impl BaseModel for Llama {
             let attended = self.attention(layer, index, &x, &rotation, batch, kv)?;
             x = ops::add(&x, &attended)?;
             let normed = ops::norm(&x, &layer.feed_forward_norm)?;
-            let gate = ops::linear(&normed, &layer.gate, &batch.segments)?;
-            let up = ops::linear(&normed, &layer.up, &batch.segments)?;
+            let [gate, up] = ops::linear_group(&normed, [&layer.gate, &layer.up], &batch.segments)?;
             let gated = ops::gate(&gate, &up, self.activation)?; // [tokens, intermediate]
             x = ops::add(&x, &ops::linear(&gated, &layer.down, &batch.segments)?)?;
         }
@@ -129,9 +128,9 @@ impl Llama {
         kv: &mut KvStore,
     ) -> Result<Tensor> {
         let normed = ops::norm(x, &layer.input_norm)?;
-        let mut query = ops::linear(&normed, &layer.query, &batch.segments)?; // [tokens, heads · head_dim]
-        let mut key = ops::linear(&normed, &layer.key, &batch.segments)?; // [tokens, kv_heads · head_dim]
-        let value = ops::linear(&normed, &layer.value, &batch.segments)?;
+        // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
+        let [mut query, mut key, value] =
+            ops::linear_group(&normed, [&layer.query, &layer.key, &layer.value], &batch.segments)?;
         if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
             query = ops::norm(&query, query_norm)?;
             key = ops::norm(&key, key_norm)?;

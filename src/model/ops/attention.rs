@@ -1,11 +1,11 @@
 //! Attention: causal over the paged store, or both ways inside a row.
 
-use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, StorageRef, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use repertoire_kernels::cpu::{Span, attend};
 
 use crate::adapter::KeyValuePrefix;
-use crate::device::{cpu_f32, f32_slice, f32_slice_mut, with_f32};
+use crate::device::{OpenTensor, f32_slice, f32_slice_mut, with_f32};
 use crate::model::kv::slot;
 use crate::model::layers::Heads;
 use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row, Segment};
@@ -152,8 +152,8 @@ struct Prefix {
 
 /// A [`Prefix`] whose numbers can be read as long as this is held.
 struct OpenPrefix<'a> {
-    keys: (StorageRef<'a>, &'a Layout),
-    values: (StorageRef<'a>, &'a Layout),
+    keys: OpenTensor<'a>,
+    values: OpenTensor<'a>,
     count: usize,
 }
 
@@ -174,16 +174,14 @@ impl BothWays<'_> {
 impl Prefix {
     fn open(&self) -> OpenPrefix<'_> {
         let Self { keys, values, count } = self;
-        OpenPrefix { keys: keys.storage_and_layout(), values: values.storage_and_layout(), count: *count }
+        OpenPrefix { keys: OpenTensor::new(keys), values: OpenTensor::new(values), count: *count }
     }
 }
 
 impl OpenPrefix<'_> {
     /// All heads' keys and values, tokens `width` apart.
     fn span(&self, width: usize) -> Result<Span<'_>> {
-        let keys = cpu_f32(&self.keys.0, self.keys.1)?;
-        let values = cpu_f32(&self.values.0, self.values.1)?;
-        Ok(Span { keys, values, tokens: self.count, stride: width })
+        Ok(Span { keys: self.keys.f32()?, values: self.values.f32()?, tokens: self.count, stride: width })
     }
 }
 
