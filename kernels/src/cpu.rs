@@ -1,6 +1,7 @@
 //! Kernels for the CPU: f32 arithmetic over weights held as f32, bf16 or f16. AVX2 where the machine has it.
 
 mod activation;
+mod ahead;
 mod attention;
 mod expand;
 mod floats;

@@ -1,18 +1,23 @@
 //! Linear layers that read the same input, with the adapters of a step, in one go.
 //!
-//! One list of tasks: first all shrinks (`x·Aᵀ`), then pieces of the outputs. A piece is the base's product, and while
-//! it is in the cache, what adapters and biases do to it. So threads are called once, and weights pass by once.
+//! One list of tasks, so that threads are called once: pieces of the base's products, which are bound by arithmetic and
+//! meanwhile fetch the adapters' thin matrices, which are bound by memory; then the shrinks (`x·Aᵀ`); then, when all of those
+//! are done, the expansions (`y += B·(x·Aᵀ)`) and what comes after them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::Floats;
+use super::ahead::{Ahead, Stretch};
 use super::expand::Expansion;
 use super::floats::each_type;
-use super::product::{Product, ROW_PANEL};
+use super::product::{Product, ROW_PANEL, stretches};
 use super::tasks::{self, SERIAL, Shared, TASK_BYTES};
 use super::vector::{add_row, scale_row};
+
+/// Lines up to which a product is bound by memory.
+const FEW_LINES: usize = 16;
 
 /// One layer of a group: `y = x·Wᵀ + bias`, changed by `patches`.
 pub struct Member<'a> {
@@ -68,23 +73,28 @@ pub fn linear_group(inputs: usize, members: &mut [Member<'_>], scratch: &mut [f3
     let mut at = 0;
     let members: Vec<Layer<'_>> = members.iter_mut().map(|member| Layer::new(member, inputs, &mut at)).collect();
     assert!(scratch.len() >= at, "scratch is as long as it has to be");
-    let mut group = Group {
+    let pieces: usize = members.iter().map(|member| member.outputs.div_ceil(member.piece)).sum();
+    let group = Group {
         inputs,
         shrunk: Shared(scratch.as_mut_ptr()),
-        shrinks: members.iter().enumerate().flat_map(|(i, member)| member.shrinks(i, inputs)).collect(),
-        pieces: 0,
-        members,
-        shrinks_done: AtomicUsize::new(0),
+        pieces,
+        shrinks: members.iter().flat_map(|member| member.shrinks(inputs)).collect(),
+        expansions: members.iter().flat_map(Layer::expansions).collect(),
+        thin: members.iter().flat_map(Layer::thin).collect(),
+        members: &members,
+        done: AtomicUsize::new(0),
         clock: measure.then(Clock::default),
     };
-    for member in &mut group.members {
-        member.first = group.pieces;
-        group.pieces += member.outputs.div_ceil(member.piece);
-    }
-    let work: usize = group.members.iter().map(|member| member.lines * inputs * member.outputs).sum();
-    tasks::run(group.shrinks.len() + group.pieces, work < SERIAL, |i| match group.shrinks.get(i) {
-        Some(shrink) => group.shrink(shrink),
-        None => group.piece(i - group.shrinks.len()),
+    let work: usize = members.iter().map(|member| member.lines * inputs * member.outputs).sum();
+    let shrunk = pieces + group.shrinks.len();
+    tasks::run(shrunk + group.expansions.len(), work < SERIAL, |i| {
+        if i < pieces {
+            group.piece(i);
+        } else if i < shrunk {
+            group.shrink(&group.shrinks[i - pieces]);
+        } else {
+            group.expand(&group.expansions[i - shrunk]);
+        }
     });
     group.clock.map_or(0.0, |clock| clock.share())
 }
@@ -101,26 +111,30 @@ struct Layer<'a> {
     outputs: usize,
     /// Columns of a piece.
     piece: usize,
-    /// Its first piece among all members'.
-    first: usize,
-    low_rank: bool,
 }
 
-/// Rows of A over lines of a patch.
-struct Shrink {
-    member: usize,
-    patch: usize,
+/// Columns of what an adapter's thin matrix makes of some lines: of `x·Aᵀ` in a shrink, of `y` in an expansion.
+struct Thin<'a> {
+    member: &'a Layer<'a>,
+    patch: &'a Patch<'a>,
+    low_rank: LowRank<'a>,
+    /// Where the lines' `x·Aᵀ` is in scratch memory.
+    shrunk: usize,
     lines: Range<usize>,
-    rows: Range<usize>,
+    columns: Range<usize>,
 }
 
 struct Group<'a> {
     inputs: usize,
-    members: Vec<Layer<'a>>,
     shrunk: Shared,
-    shrinks: Vec<Shrink>,
+    members: &'a [Layer<'a>],
     pieces: usize,
-    shrinks_done: AtomicUsize,
+    shrinks: Vec<Thin<'a>>,
+    expansions: Vec<Thin<'a>>,
+    /// The thin matrices, in the order in which they are read.
+    thin: Vec<Stretch>,
+    /// Pieces and shrinks that are done.
+    done: AtomicUsize,
     clock: Option<Clock>,
 }
 
@@ -168,86 +182,142 @@ impl<'a> Layer<'a> {
             lines,
             outputs,
             piece: tasks::columns(outputs, inputs * member.weight.width()),
-            first: 0,
-            low_rank: member.patches.iter().any(|patch| patch.low_rank.is_some()),
         }
     }
 
-    fn shrinks(&self, member: usize, inputs: usize) -> impl Iterator<Item = Shrink> {
-        self.patches.iter().enumerate().flat_map(move |(index, (patch, _))| {
-            let rank = patch.low_rank.map_or(0, |low_rank| low_rank.rank);
-            let bytes = patch.low_rank.map_or(1, |low_rank| inputs * low_rank.a.width());
-            let step = (TASK_BYTES / bytes.max(1)).next_multiple_of(8);
-            let lines = patch.lines.clone();
-            lines.clone().step_by(ROW_PANEL).flat_map(move |from| {
-                let lines = from..lines.end.min(from + ROW_PANEL);
-                (0..rank).step_by(step).map(move |row| Shrink {
-                    member,
-                    patch: index,
-                    lines: lines.clone(),
-                    rows: row..rank.min(row + step),
-                })
+    fn low_ranks(&self) -> impl Iterator<Item = (&'a Patch<'a>, LowRank<'a>, usize)> {
+        self.patches.iter().filter_map(|&(patch, at)| Some((patch, patch.low_rank?, at)))
+    }
+
+    fn shrinks(&'a self, inputs: usize) -> impl Iterator<Item = Thin<'a>> {
+        self.low_ranks().flat_map(move |(patch, low_rank, shrunk)| {
+            self.cut(patch, low_rank, shrunk, low_rank.rank, inputs * low_rank.a.width())
+        })
+    }
+
+    fn expansions(&'a self) -> impl Iterator<Item = Thin<'a>> {
+        self.low_ranks().flat_map(move |(patch, low_rank, shrunk)| {
+            self.cut(patch, low_rank, shrunk, self.outputs, low_rank.rank * low_rank.b.width())
+        })
+    }
+
+    /// The tasks of a thin matrix with so many columns, of `bytes` weights each.
+    fn cut(
+        &'a self,
+        patch: &'a Patch<'a>,
+        low_rank: LowRank<'a>,
+        shrunk: usize,
+        columns: usize,
+        bytes: usize,
+    ) -> impl Iterator<Item = Thin<'a>> {
+        let step = (TASK_BYTES / bytes.max(1)).next_multiple_of(8);
+        let lines = patch.lines.clone();
+        lines.clone().step_by(ROW_PANEL).flat_map(move |from| {
+            let to = lines.end.min(from + ROW_PANEL);
+            let shrunk = shrunk + (from - lines.start) * low_rank.rank;
+            (0..columns).step_by(step).map(move |column| Thin {
+                member: self,
+                patch,
+                low_rank,
+                shrunk,
+                lines: from..to,
+                columns: column..columns.min(column + step),
             })
         })
+    }
+
+    fn thin(&self) -> impl Iterator<Item = Stretch> {
+        // With many lines, arithmetic takes so long that fetching ahead only pushes out what is in use.
+        let few = self.low_ranks().filter(|(patch, ..)| patch.lines.len() <= FEW_LINES);
+        few.flat_map(|(_, low_rank, _)| [low_rank.a, low_rank.b]).map(|matrix| Stretch::new(matrix))
     }
 }
 
 impl Group<'_> {
-    fn shrink(&self, task: &Shrink) {
-        let timer = self.clock.as_ref().map(|_| Instant::now());
-        let member = &self.members[task.member];
-        let (patch, at) = member.patches[task.patch];
-        if let Some(LowRank { a, rank, .. }) = patch.low_rank {
-            let x = &member.x[task.lines.start * self.inputs..task.lines.end * self.inputs];
-            let y = self.shrunk.at(at + (task.lines.start - patch.lines.start) * rank);
-            let (rows, inputs) = (task.lines.len(), self.inputs);
-            each_type!(a, |w| {
-                let product = Product { x, w, y, rows, inputs, outputs: rank };
-                // SAFETY: shapes were checked; each task has lines and columns of its own.
-                unsafe { product.columns(task.rows.start, task.rows.end) };
-            });
-        }
-        self.shrinks_done.fetch_add(1, Ordering::Release);
-        self.note(timer, |clock| &clock.adapters);
-    }
-
-    /// Columns of one member: the base's product, then what is done to it.
+    /// Columns of one member: the base's product, and all that is done to lines without a low-rank patch.
     fn piece(&self, index: usize) {
         let timer = self.clock.as_ref().map(|_| Instant::now());
-        let member = self.members.iter().rfind(|member| member.first <= index);
-        let Some(member) = member else { return };
-        let from = (index - member.first) * member.piece;
+        let mut first = index;
+        let mut members = self.members.iter();
+        let member = loop {
+            let Some(member) = members.next() else { return };
+            let pieces = member.outputs.div_ceil(member.piece);
+            if first < pieces {
+                break member;
+            }
+            first -= pieces;
+        };
+        let from = first * member.piece;
         let columns = from..member.outputs.min(from + member.piece);
-        self.products(member, &columns);
-        self.note(timer, |clock| &clock.base);
-
-        let timer = self.clock.as_ref().map(|_| Instant::now());
-        if member.low_rank {
-            self.wait_for_shrinks();
-        }
+        self.products(member, &columns, self.ahead(index, member, columns.len()));
         let mut line = 0;
-        for (patch, at) in &member.patches {
+        for (patch, _) in &member.patches {
             self.finish(member, line..patch.lines.start, &columns, None);
-            self.finish(member, patch.lines.clone(), &columns, Some((patch, *at)));
+            if patch.low_rank.is_none() {
+                self.finish(member, patch.lines.clone(), &columns, Some(patch));
+            }
             line = patch.lines.end;
         }
         self.finish(member, line..member.lines, &columns, None);
-        let adapted = !member.patches.is_empty();
-        self.note(timer, |clock| if adapted { &clock.adapters } else { &clock.base });
+        self.done.fetch_add(1, Ordering::Release);
+        self.note(timer, |clock| &clock.base);
+    }
+
+    /// What piece `index` fetches of the thin matrices: all pieces together fetch all.
+    fn ahead(&self, index: usize, member: &Layer<'_>, columns: usize) -> Ahead<'_> {
+        let bytes: usize = self.thin.iter().map(|stretch| stretch.bytes).sum();
+        let share = |index: usize| bytes * index / self.pieces;
+        Ahead::new(&self.thin, share(index), share(index + 1), stretches(member.lines, self.inputs, columns))
+    }
+
+    fn shrink(&self, task: &Thin<'_>) {
+        let timer = self.clock.as_ref().map(|_| Instant::now());
+        let x = &task.member.x[task.lines.start * self.inputs..task.lines.end * self.inputs];
+        let (y, rows, inputs, outputs) =
+            (self.shrunk.at(task.shrunk), task.lines.len(), self.inputs, task.low_rank.rank);
+        each_type!(task.low_rank.a, |w| {
+            let mut product = Product { x, w, y, rows, inputs, outputs, ahead: Ahead::default() };
+            // SAFETY: shapes were checked; each task has lines and columns of its own.
+            unsafe { product.columns(task.columns.start, task.columns.end) };
+        });
+        self.done.fetch_add(1, Ordering::Release);
+        self.note(timer, |clock| &clock.adapters);
+    }
+
+    fn expand(&self, task: &Thin<'_>) {
+        let timer = self.clock.as_ref().map(|_| Instant::now());
+        self.wait();
+        let Thin { member, low_rank: LowRank { b, rank, scale, .. }, .. } = *task;
+        // SAFETY: the place is the patch's own in scratch memory, and all tasks that wrote it are done.
+        let shrunk = unsafe { std::slice::from_raw_parts(self.shrunk.at(task.shrunk), task.lines.len() * rank) };
+        let expansion = Expansion { shrunk, b, rank, outputs: member.outputs, scale };
+        let y = member.y.at(task.lines.start * member.outputs);
+        // SAFETY: shapes were checked; each expansion has lines and columns of its own, and all pieces are done.
+        unsafe { expansion.add_to(y, task.columns.start, task.columns.end) };
+        self.finish(member, task.lines.clone(), &task.columns, Some(task.patch));
+        self.note(timer, |clock| &clock.adapters);
     }
 
     /// `x·Wᵀ`: one product for every run of lines with the same weight.
-    fn products(&self, member: &Layer<'_>, columns: &Range<usize>) {
+    fn products<'b>(&'b self, member: &'b Layer<'b>, columns: &Range<usize>, mut ahead: Ahead<'b>) {
         let mut start = 0;
-        for (patch, _) in member.patches.iter().filter(|(patch, _)| patch.weight.is_some()) {
-            self.product(member, member.weight, start..patch.lines.start, columns);
-            self.product(member, patch.weight.unwrap_or(member.weight), patch.lines.clone(), columns);
+        for (patch, _) in &member.patches {
+            let Some(own) = patch.weight else { continue };
+            self.product(member, member.weight, start..patch.lines.start, columns, &mut ahead);
+            self.product(member, own, patch.lines.clone(), columns, &mut ahead);
             start = patch.lines.end;
         }
-        self.product(member, member.weight, start..member.lines, columns);
+        self.product(member, member.weight, start..member.lines, columns, &mut ahead);
     }
 
-    fn product(&self, member: &Layer<'_>, weight: Floats<'_>, lines: Range<usize>, columns: &Range<usize>) {
+    fn product<'b>(
+        &'b self,
+        member: &'b Layer<'b>,
+        weight: Floats<'b>,
+        lines: Range<usize>,
+        columns: &Range<usize>,
+        ahead: &mut Ahead<'b>,
+    ) {
         if lines.is_empty() {
             return;
         }
@@ -255,39 +325,24 @@ impl Group<'_> {
         let y = member.y.at(lines.start * member.outputs);
         let (rows, inputs, outputs) = (lines.len(), self.inputs, member.outputs);
         each_type!(weight, |w| {
-            let product = Product { x, w, y, rows, inputs, outputs };
+            let mut product = Product { x, w, y, rows, inputs, outputs, ahead: std::mem::take(ahead) };
             // SAFETY: shapes were checked; each task has columns of its own.
             unsafe { product.columns(columns.start, columns.end) };
+            *ahead = product.ahead;
         });
     }
 
-    /// What comes after the product, in PEFT's order.
-    fn finish(
-        &self,
-        member: &Layer<'_>,
-        lines: Range<usize>,
-        columns: &Range<usize>,
-        patch: Option<(&Patch<'_>, usize)>,
-    ) {
-        let outputs = member.outputs;
-        let low_rank = patch.and_then(|(patch, at)| patch.low_rank.map(|low_rank| (low_rank, at)));
-        if let Some((LowRank { b, rank, scale, .. }, at)) = low_rank.filter(|_| !lines.is_empty()) {
-            // SAFETY: the place is the patch's own in scratch memory, and all tasks that wrote it are done.
-            let shrunk = unsafe { std::slice::from_raw_parts(self.shrunk.at(at), lines.len() * rank) };
-            let expansion = Expansion { shrunk, b, rank, outputs, scale };
-            // SAFETY: shapes were checked; each task has columns of its own.
-            unsafe { expansion.add_to(member.y.at(lines.start * outputs), columns.start, columns.end) };
-        }
-        let own = patch.map(|(patch, _)| patch);
-        let scale = own.and_then(|patch| patch.scale);
-        let bias = own.and_then(|patch| patch.bias).or(member.bias);
-        let rescale = own.and_then(|patch| patch.rescale);
+    /// What comes after the products, in PEFT's order.
+    fn finish(&self, member: &Layer<'_>, lines: Range<usize>, columns: &Range<usize>, patch: Option<&Patch<'_>>) {
+        let scale = patch.and_then(|patch| patch.scale);
+        let bias = patch.and_then(|patch| patch.bias).or(member.bias);
+        let rescale = patch.and_then(|patch| patch.rescale);
         if scale.is_none() && bias.is_none() && rescale.is_none() {
             return;
         }
         for line in lines {
-            let y = member.y.at(line * outputs + columns.start);
-            // SAFETY: each task has columns of its own.
+            let y = member.y.at(line * member.outputs + columns.start);
+            // SAFETY: each task has lines and columns of its own.
             let y = unsafe { std::slice::from_raw_parts_mut(y, columns.len()) };
             if let Some(scale) = scale {
                 scale_row(y, scale.part(columns.clone()));
@@ -301,12 +356,12 @@ impl Group<'_> {
         }
     }
 
-    /// Shrinks have lower numbers than pieces: all are under way or done, and this is short.
-    fn wait_for_shrinks(&self) {
+    /// Until pieces and shrinks are done. They have lower numbers than expansions, so all are under way: this is short.
+    fn wait(&self) {
         let mut turns = 0;
-        while self.shrinks_done.load(Ordering::Acquire) < self.shrinks.len() {
+        while self.done.load(Ordering::Acquire) < self.pieces + self.shrinks.len() {
             turns += 1;
-            // Whoever computes a shrink may be off the processor.
+            // Whoever computes the last one may be off the processor.
             if turns % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
@@ -331,3 +386,6 @@ impl Clock {
         adapters / (base + adapters).max(1.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

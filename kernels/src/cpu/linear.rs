@@ -1,5 +1,6 @@
 //! Products with a weight matrix, `y = x·Wᵀ`, on all threads.
 
+use super::ahead::Ahead;
 use super::floats::each_type;
 use super::product::Product;
 use super::tasks::{self, SERIAL, Shared};
@@ -19,7 +20,7 @@ pub fn linear(x: &[f32], w: Floats<'_>, y: &mut [f32], rows: usize, inputs: usiz
 fn by_pieces<W: Weight>(x: &[f32], w: &[W], y: Shared, rows: usize, inputs: usize, outputs: usize) {
     let piece = tasks::columns(outputs, inputs * size_of::<W>());
     tasks::run(outputs.div_ceil(piece), rows * inputs * outputs < SERIAL, |i| {
-        let product = Product { x, w, y: y.at(0), rows, inputs, outputs };
+        let mut product = Product { x, w, y: y.at(0), rows, inputs, outputs, ahead: Ahead::default() };
         // SAFETY: the caller checked the shapes, and each task has columns of its own.
         unsafe { product.columns(i * piece, outputs.min((i + 1) * piece)) };
     });

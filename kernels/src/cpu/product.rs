@@ -4,9 +4,15 @@
 //! Tiles of rows and outputs share loads but never change that order, so a row's result does not depend on how many rows there are.
 
 use super::Weight;
+use super::ahead::Ahead;
+#[cfg(target_arch = "x86_64")]
+use super::ahead::fetch;
 
 /// Rows that stay in the second-level cache while the outputs pass by.
 pub(super) const ROW_PANEL: usize = 64;
+
+/// Inputs between two looks at what to fetch.
+const STRETCH: usize = 64;
 
 /// Whether this machine has what the wide code needs.
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +33,17 @@ pub(super) struct Product<'a, W> {
     pub rows: usize,
     pub inputs: usize,
     pub outputs: usize,
+    /// What to bring into the cache meanwhile.
+    pub ahead: Ahead<'a>,
+}
+
+/// How often a product of this size looks at what to fetch, about.
+pub(super) fn stretches(rows: usize, inputs: usize, columns: usize) -> usize {
+    let tiles = match rows {
+        0..4 => columns.div_ceil(4),
+        _ => rows.div_ceil(4) * columns.div_ceil(3),
+    };
+    tiles * inputs.div_ceil(STRETCH)
 }
 
 impl<W: Weight> Product<'_, W> {
@@ -34,7 +51,7 @@ impl<W: Weight> Product<'_, W> {
     ///
     /// # Safety
     /// The matrices have their shapes, and no other thread touches these columns of `y`.
-    pub(super) unsafe fn columns(&self, from: usize, to: usize) {
+    pub(super) unsafe fn columns(&mut self, from: usize, to: usize) {
         #[cfg(target_arch = "x86_64")]
         if wide() {
             // SAFETY: the features were detected.
@@ -52,7 +69,7 @@ impl<W: Weight> Product<'_, W> {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn columns_avx2(&self, from: usize, to: usize) {
+    unsafe fn columns_avx2(&mut self, from: usize, to: usize) {
         // SAFETY: tiles stay inside rows and columns; the caller vouches for the CPU.
         unsafe {
             let mut panel = 0;
@@ -72,35 +89,36 @@ impl<W: Weight> Product<'_, W> {
     /// Rows `panel..end` by tiles of `R` rows and `C` columns; what is left over goes by smaller tiles.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn sweep<const R: usize, const C: usize>(&self, panel: usize, end: usize, from: usize, to: usize) {
+    unsafe fn sweep<const R: usize, const C: usize>(&mut self, panel: usize, end: usize, from: usize, to: usize) {
         // SAFETY: as for `columns_avx2`.
         unsafe {
             let mut column = from;
             while column + C <= to {
                 let mut row = panel;
                 while row + R <= end {
-                    self.tile::<R, C>(row, column);
+                    self.tile::<R, C>(row, column, row == panel);
                     row += R;
                 }
                 while row < end {
-                    self.tile::<1, C>(row, column);
+                    self.tile::<1, C>(row, column, row == panel);
                     row += 1;
                 }
                 column += C;
             }
             while column < to {
                 for row in panel..end {
-                    self.tile::<1, 1>(row, column);
+                    self.tile::<1, 1>(row, column, row == panel);
                 }
                 column += 1;
             }
         }
     }
 
-    /// One tile: `R × C` dot products side by side.
+    /// One tile: `R × C` dot products side by side. Of the tiles of some columns, the `first` fetches the next columns' weights:
+    /// the machine's own prefetching loses its way among `C` short rows.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tile<const R: usize, const C: usize>(&self, row: usize, column: usize) {
+    unsafe fn tile<const R: usize, const C: usize>(&mut self, row: usize, column: usize, first: bool) {
         use std::arch::x86_64::*;
         let inputs = self.inputs;
         let whole = inputs - inputs % 8;
@@ -111,17 +129,26 @@ impl<W: Weight> Product<'_, W> {
             let mut sums = [[_mm256_setzero_ps(); C]; R];
             let mut k = 0;
             while k < whole {
-                let mut weights = [_mm256_setzero_ps(); C];
-                for (c, weight) in weights.iter_mut().enumerate() {
-                    *weight = W::load8(w.add(c * inputs + k));
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let value = _mm256_loadu_ps(x.add(r * inputs + k));
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = _mm256_fmadd_ps(value, weight, *sum);
+                let stop = whole.min(k + STRETCH);
+                if first {
+                    for c in C..2 * C {
+                        fetch::<_MM_HINT_T0>(w.wrapping_add(c * inputs + k).cast(), (stop - k) * size_of::<W>());
                     }
                 }
-                k += 8;
+                self.ahead.fetch();
+                while k < stop {
+                    let mut weights = [_mm256_setzero_ps(); C];
+                    for (c, weight) in weights.iter_mut().enumerate() {
+                        *weight = W::load8(w.add(c * inputs + k));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let value = _mm256_loadu_ps(x.add(r * inputs + k));
+                        for (sum, weight) in sums.iter_mut().zip(weights) {
+                            *sum = _mm256_fmadd_ps(value, weight, *sum);
+                        }
+                    }
+                    k += 8;
+                }
             }
             for (r, sums) in sums.iter().enumerate() {
                 for (c, sum) in sums.iter().enumerate() {
