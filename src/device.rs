@@ -1,8 +1,14 @@
 //! Device and dtype: where tensors live, and how kernels see them.
 
+mod activations;
+mod buffers;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Storage, StorageRef, Tensor};
 use repertoire_kernels::cpu::Floats;
+
+pub use activations::Activations;
+pub use buffers::Buffer;
 
 /// A tensor whose elements can be read as long as this is held.
 pub struct OpenTensor<'a> {

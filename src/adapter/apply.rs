@@ -1,12 +1,11 @@
 //! Applies adapters on the CPU, row by row of a matrix, in the order of PEFT's own operations.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use repertoire_kernels::cpu::{self, Floats, LowRank, Member, Patch};
 
-use crate::device::{OpenTensor, with_floats};
+use crate::device::{Buffer, OpenTensor, with_floats};
 use crate::profile::{self, Part};
 
 use super::LinearPatch;
@@ -22,21 +21,21 @@ pub struct PatchedSite<'a> {
 }
 
 /// Computes [lines, out] of `x` [lines, in] at each of some sites that read the same input.
-pub fn apply_linear<const N: usize>(x: &[f32], sites: [PatchedSite<'_>; N]) -> Result<[Vec<f32>; N]> {
+pub fn apply_linear<const N: usize>(x: &[f32], sites: [PatchedSite<'_>; N]) -> Result<[Buffer; N]> {
     let inputs = match sites.first() {
         Some(site) => site.weight.dims2()?.1,
-        None => return Ok([(); N].map(|()| Vec::new())),
+        None => return Ok([(); N].map(|()| Buffer::new(0))),
     };
     let lines = x.len() / inputs;
-    let mut ys = [(); N].map(|()| Vec::new());
+    let mut ys = [(); N].map(|()| Buffer::new(0));
     let mut opened = Vec::with_capacity(N);
     for (y, site) in ys.iter_mut().zip(&sites) {
-        *y = vec![0.0; lines * site.weight.dims()[0]];
+        *y = Buffer::new(lines * site.weight.dims()[0]);
         opened.push(OpenSite::new(x, inputs, site)?);
     }
-    let members = opened.iter().zip(&mut ys).map(|(site, y)| site.member(y));
+    let members = opened.iter().zip(&mut ys).map(|(site, y)| site.member(x, y));
     let mut members = members.collect::<Result<Vec<_>>>()?;
-    let mut scratch = vec![0.0; cpu::scratch_len(&members)];
+    let mut scratch = Buffer::new(cpu::scratch_len(&members));
     profile::time_both(Part::Linear, Part::Adapters, |measure| {
         cpu::linear_group(inputs, &mut members, &mut scratch, measure)
     });
@@ -46,14 +45,15 @@ pub fn apply_linear<const N: usize>(x: &[f32], sites: [PatchedSite<'_>; N]) -> R
 
 /// A site whose tensors can be read.
 struct OpenSite<'a> {
-    x: Cow<'a, [f32]>,
+    /// The inputs, where adapters rescale them.
+    x: Option<Buffer>,
     weight: OpenTensor<'a>,
     bias: Option<OpenTensor<'a>>,
     patches: Vec<OpenPatch<'a>>,
 }
 
 impl<'a> OpenSite<'a> {
-    fn new(x: &'a [f32], inputs: usize, site: &'a PatchedSite<'_>) -> Result<Self> {
+    fn new(x: &[f32], inputs: usize, site: &'a PatchedSite<'_>) -> Result<Self> {
         Ok(Self {
             x: rescale_inputs(x, inputs, &site.patches)?,
             weight: OpenTensor::new(site.weight),
@@ -62,9 +62,9 @@ impl<'a> OpenSite<'a> {
         })
     }
 
-    fn member<'b>(&'b self, y: &'b mut [f32]) -> Result<Member<'b>> {
+    fn member<'b>(&'b self, x: &'b [f32], y: &'b mut [f32]) -> Result<Member<'b>> {
         Ok(Member {
-            x: &self.x,
+            x: self.x.as_deref().unwrap_or(x),
             weight: self.weight.floats()?,
             bias: self.bias.as_ref().map(OpenTensor::floats).transpose()?,
             patches: self.patches.iter().map(OpenPatch::patch).collect::<Result<_>>()?,
@@ -73,17 +73,21 @@ impl<'a> OpenSite<'a> {
     }
 }
 
-/// The inputs as the base's product sees them: scaled where an adapter scales them (IA3, feed-forward).
-fn rescale_inputs<'a>(x: &'a [f32], inputs: usize, patches: &[(Range<usize>, &LinearPatch)]) -> Result<Cow<'a, [f32]>> {
-    let mut x = Cow::Borrowed(x);
+/// The inputs as the base's product sees them, if an adapter scales them (IA3, feed-forward).
+fn rescale_inputs(x: &[f32], inputs: usize, patches: &[(Range<usize>, &LinearPatch)]) -> Result<Option<Buffer>> {
+    let mut rescaled = None;
     for (lines, patch) in patches {
-        if let Some(scale) = &patch.rescale_input {
-            let _timer = profile::time(Part::Adapters);
-            let lines = &mut x.to_mut()[lines.start * inputs..lines.end * inputs];
-            with_floats(scale, |scale| cpu::scale_row(lines, scale))?;
-        }
+        let Some(scale) = &patch.rescale_input else { continue };
+        let _timer = profile::time(Part::Adapters);
+        let all = rescaled.get_or_insert_with(|| {
+            let mut all = Buffer::new(x.len());
+            all.copy_from_slice(x);
+            all
+        });
+        let lines = &mut all[lines.start * inputs..lines.end * inputs];
+        with_floats(scale, |scale| cpu::scale_row(lines, scale))?;
     }
-    Ok(x)
+    Ok(rescaled)
 }
 
 /// A patch whose tensors can be read.

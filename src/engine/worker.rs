@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::device::{compute, with_f32};
+use crate::device::{Activations, compute, with_f32};
 use crate::model::{BaseModel, Batch, KvStore, Output, Outputs, RowSpec};
 use crate::profile::{self, Part};
 
@@ -255,7 +255,7 @@ enum Place {
 
 /// A step's results, found by planned row.
 struct StepOutputs {
-    logits: Option<candle_core::Tensor>,
+    logits: Option<Activations>,
     scores: Vec<Vec<f32>>,
     places: Vec<Place>,
 }

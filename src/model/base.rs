@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use crate::adapter::SiteMap;
+use crate::device::Activations;
 
 use super::{Batch, KvShape, KvStore};
 
@@ -24,7 +25,7 @@ pub trait BaseModel: Send + Sync {
 #[derive(Debug, Default)]
 pub struct Outputs {
     /// [rows that asked for logits, vocab], f32, in row order.
-    pub logits: Option<Tensor>,
+    pub logits: Option<Activations>,
     /// For each row that asked for scores, in row order: one raw number per label of its adapter's head.
     pub scores: Vec<Vec<f32>>,
 }

@@ -5,14 +5,14 @@ use rayon::prelude::*;
 use repertoire_kernels::cpu::{Span, attend};
 
 use crate::adapter::KeyValuePrefix;
-use crate::device::{OpenTensor, f32_slice, f32_slice_mut, with_f32};
+use crate::device::{Activations, Buffer, OpenTensor, f32_slice, f32_slice_mut, with_f32};
 use crate::model::kv::slot;
 use crate::model::layers::Heads;
 use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row, Segment};
 use crate::profile::{self, Part};
 
 /// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
-pub fn write_kv(keys: &Tensor, values: &Tensor, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
+pub fn write_kv(keys: &Activations, values: &Activations, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
     let _timer = profile::time(Part::Attention);
     let write = KvWrite { batch, shape: kv.shape };
     kv.keys[layer].inplace_op2(keys, &write)?;
@@ -48,9 +48,16 @@ impl InplaceOp2 for KvWrite<'_> {
 }
 
 /// Causal attention of `query` [tokens, heads · head_dim] over what the store holds of each row.
-pub fn attend_cached(query: &Tensor, layer: usize, heads: Heads, batch: &Batch, kv: &KvStore) -> Result<Tensor> {
+pub fn attend_cached(
+    query: &Activations,
+    layer: usize,
+    heads: Heads,
+    batch: &Batch,
+    kv: &KvStore,
+) -> Result<Activations> {
     let _timer = profile::time(Part::Attention);
-    query.apply_op1_no_bwd(&Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch })
+    let op = Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch };
+    query.apply_op1_no_bwd(&op).map(Activations::from)
 }
 
 struct Cached<'a> {
@@ -71,7 +78,7 @@ impl CustomOp1 for Cached<'_> {
         let head_dim = self.heads.head_dim;
         with_f32(self.keys, |keys| {
             with_f32(self.values, |values| {
-                let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
+                let out = each_head(query, self.heads, self.batch, |row, token, head, query, out| {
                     let visible = row.start + token + 1;
                     let spans =
                         row.blocks.iter().enumerate().take(visible.div_ceil(BLOCK_TOKENS)).map(|(i, &block)| {
@@ -79,9 +86,9 @@ impl CustomOp1 for Cached<'_> {
                             let tokens = BLOCK_TOKENS.min(visible - i * BLOCK_TOKENS);
                             Span { keys: &keys[at..], values: &values[at..], tokens, stride: head_dim }
                         });
-                    attend(query, spans, scale(head_dim), scores, out);
+                    attend(query, spans, scale(head_dim), out);
                 });
-                Ok((CpuStorage::F32(out), layout.shape().clone()))
+                Ok((CpuStorage::F32(out.into_vec()), layout.shape().clone()))
             })
         })
     }
@@ -89,15 +96,15 @@ impl CustomOp1 for Cached<'_> {
 
 /// Attention both ways inside each row: `query`, `keys`, `values` [tokens, heads · head_dim]. A row's key-value prefix stands before its own.
 pub fn attend_both_ways(
-    query: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    query: &Activations,
+    keys: &Activations,
+    values: &Activations,
     layer: usize,
     heads: Heads,
     batch: &Batch,
-) -> Result<Tensor> {
+) -> Result<Activations> {
     let _timer = profile::time(Part::Attention);
-    query.apply_op1_no_bwd(&BothWays { keys, values, layer, heads, batch })
+    query.apply_op1_no_bwd(&BothWays { keys, values, layer, heads, batch }).map(Activations::from)
 }
 
 struct BothWays<'a> {
@@ -124,7 +131,7 @@ impl CustomOp1 for BothWays<'_> {
         let prefixes = prefixes.collect::<Result<Vec<_>>>()?;
         with_f32(self.keys, |keys| {
             with_f32(self.values, |values| {
-                let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
+                let out = each_head(query, self.heads, self.batch, |row, token, head, query, out| {
                     let segment = segments.partition_point(|s| s.lines.end <= row.tokens.start + token);
                     let prefix = prefixes[segment].map(|span| Span {
                         keys: &span.keys[head * head_dim..],
@@ -134,9 +141,9 @@ impl CustomOp1 for BothWays<'_> {
                     let at = row.tokens.start * width + head * head_dim;
                     let own =
                         Span { keys: &keys[at..], values: &values[at..], tokens: row.tokens.len(), stride: width };
-                    attend(query, prefix.into_iter().chain([own]), scale(head_dim), scores, out);
+                    attend(query, prefix.into_iter().chain([own]), scale(head_dim), out);
                 });
-                Ok((CpuStorage::F32(out), layout.shape().clone()))
+                Ok((CpuStorage::F32(out.into_vec()), layout.shape().clone()))
             })
         })
     }
@@ -189,19 +196,19 @@ fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 
-/// Calls `f(row, token in the row, key-value head, query, scratch, out)` for every head of every token, on all threads.
+/// Calls `f(row, token in the row, key-value head, query, out)` for every head of every token, on all threads.
 fn each_head(
     query: &[f32],
     heads: Heads,
     batch: &Batch,
-    f: impl Fn(&Row, usize, usize, &[f32], &mut Vec<f32>, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let mut out = vec![0.0; query.len()];
+    f: impl Fn(&Row, usize, usize, &[f32], &mut [f32]) + Sync,
+) -> Buffer {
+    let mut out = Buffer::new(query.len());
     let group = heads.heads / heads.kv_heads;
-    out.par_chunks_exact_mut(heads.head_dim).enumerate().for_each_init(Vec::new, |scores, (i, out)| {
+    out.par_chunks_exact_mut(heads.head_dim).enumerate().for_each(|(i, out)| {
         let (token, head) = (i / heads.heads, i % heads.heads);
         let row = &batch.rows[batch.token_rows[token]];
-        f(row, token - row.tokens.start, head / group, &query[i * heads.head_dim..][..heads.head_dim], scores, out);
+        f(row, token - row.tokens.start, head / group, &query[i * heads.head_dim..][..heads.head_dim], out);
     });
     out
 }

@@ -1,21 +1,25 @@
 //! Linear sites and heads, with the adapters of a step.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use crate::adapter::apply::{PatchedSite, apply_head, apply_linear};
-use crate::device::with_f32;
+use crate::device::{Activations, with_f32};
 use crate::model::layers::Linear;
 use crate::model::{Batch, Output, Segment};
 use crate::profile::{self, Part};
 
 /// `y` [lines, out] of `x` [lines, in] at a linear site; `segments` say whose lines they are.
-pub fn linear(x: &Tensor, layer: &Linear, segments: &[Segment]) -> Result<Tensor> {
+pub fn linear(x: &Activations, layer: &Linear, segments: &[Segment]) -> Result<Activations> {
     let [y] = linear_group(x, [layer], segments)?;
     Ok(y)
 }
 
 /// The same at several sites that read one input, with their adapters: all in one go.
-pub fn linear_group<const N: usize>(x: &Tensor, layers: [&Linear; N], segments: &[Segment]) -> Result<[Tensor; N]> {
+pub fn linear_group<const N: usize>(
+    x: &Activations,
+    layers: [&Linear; N],
+    segments: &[Segment],
+) -> Result<[Activations; N]> {
     let sites = layers.map(|layer| {
         let patches = segments.iter().filter_map(|segment| {
             let patch = segment.adapter.as_ref()?.patch(layer.site)?;
@@ -24,19 +28,14 @@ pub fn linear_group<const N: usize>(x: &Tensor, layers: [&Linear; N], segments: 
         PatchedSite { weight: &layer.weight, bias: layer.bias.as_ref(), patches: patches.collect() }
     });
     let ys = with_f32(x, |x| apply_linear(x, sites))?;
-    let tensor = |y: Vec<f32>, layer: &Linear| {
-        let outputs = layer.weight.dims()[0];
-        Tensor::from_vec(y, (x.dims()[0], outputs), x.device())
-    };
-    let mut tensors = Vec::with_capacity(N);
-    for (y, layer) in ys.into_iter().zip(layers) {
-        tensors.push(tensor(y, layer)?);
-    }
-    tensors.try_into().map_err(|_| candle_core::Error::Msg("a group has as many results as layers".into()))
+    let lines = x.dims()[0];
+    let all = ys.into_iter().zip(layers).map(|(y, layer)| Activations::new(y, lines, layer.weight.dims()[0]));
+    let all = all.collect::<Result<Vec<_>>>()?;
+    all.try_into().map_err(|_| candle_core::Error::Msg("a group has as many results as layers".into()))
 }
 
 /// Raw label scores for each line of `x` [rows that want scores, hidden], by its row's head.
-pub fn head_scores(x: &Tensor, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+pub fn head_scores(x: &Activations, batch: &Batch) -> Result<Vec<Vec<f32>>> {
     let _timer = profile::time(Part::Heads);
     let hidden = x.dims2()?.1;
     with_f32(x, |x| {
