@@ -5,6 +5,7 @@ mod ahead;
 mod attention;
 mod expand;
 mod floats;
+mod functions;
 mod group;
 mod linear;
 mod norm;

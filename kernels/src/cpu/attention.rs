@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use super::functions::exp;
+
 /// Neighbouring tokens of one head's keys and values: token `t` starts at `t · stride` in both.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
@@ -60,11 +62,8 @@ where
         }
     }
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - max).exp();
-        sum += *score;
-    }
+    scores.iter_mut().for_each(|score| *score = exp(*score - max));
+    let sum: f32 = scores.iter().sum();
     out.fill(0.0);
     let mut weights = scores.iter();
     for span in spans {

@@ -11,6 +11,9 @@ use crate::model::layers::Heads;
 use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row, Segment};
 use crate::profile::{self, Part};
 
+/// Tokens that are enough work for all threads without cutting their heads apart.
+const MANY_TOKENS: usize = 64;
+
 /// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
 pub fn write_kv(keys: &Activations, values: &Activations, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
     let _timer = profile::time(Part::Attention);
@@ -204,11 +207,17 @@ fn each_head(
     f: impl Fn(&Row, usize, usize, &[f32], &mut [f32]) + Sync,
 ) -> Buffer {
     let mut out = Buffer::new(query.len());
-    let group = heads.heads / heads.kv_heads;
-    out.par_chunks_exact_mut(heads.head_dim).enumerate().for_each(|(i, out)| {
-        let (token, head) = (i / heads.heads, i % heads.heads);
+    let (dim, group) = (heads.head_dim, heads.heads / heads.kv_heads);
+    // Heads that read the same keys go to one thread; with many tokens, all heads of a token.
+    let together = if batch.tokens.len() >= MANY_TOKENS { heads.heads } else { group };
+    let tasks = out.par_chunks_exact_mut(together * dim).zip(query.par_chunks_exact(together * dim));
+    tasks.enumerate().for_each(|(i, (out, query))| {
+        let (token, first) = (i * together / heads.heads, i * together % heads.heads);
         let row = &batch.rows[batch.token_rows[token]];
-        f(row, token - row.tokens.start, head / group, &query[i * heads.head_dim..][..heads.head_dim], out);
+        let each = out.chunks_exact_mut(dim).zip(query.chunks_exact(dim)).zip(first..);
+        for ((out, query), head) in each {
+            f(row, token - row.tokens.start, head / group, query, out);
+        }
     });
     out
 }
