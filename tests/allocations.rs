@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-use repertoire::app::load_ensemble;
+use repertoire::app::{Ensemble, load_ensemble};
 use repertoire::config::{Config, Overrides};
 use repertoire::engine::{Event, Parameters, Request, Work};
 use serde_json::{Value, json};
@@ -61,8 +61,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Eight rows side by side: two of the base, two each of LoRA and IA3, a prompt and a prefix.
-const ROWS: [&str; 8] = [
+/// Two rows of the base, two each of LoRA and IA3, a prompt and a prefix.
+const MIXED: [&str; 8] = [
     "",
     "",
     "bench-lora-0000",
@@ -71,6 +71,18 @@ const ROWS: [&str; 8] = [
     "bench-ia3-0001",
     "bench-prompt_tuning-0000",
     "bench-prefix_tuning-0000",
+];
+
+/// Eight rows, eight adapters.
+const DISTINCT: [&str; 8] = [
+    "bench-lora-0000",
+    "bench-lora-0001",
+    "bench-lora-0002",
+    "bench-lora-0003",
+    "bench-lora-0004",
+    "bench-lora-0005",
+    "bench-lora-0006",
+    "bench-lora-0007",
 ];
 
 fn configure(folder: &Path, base: &Value) -> Config {
@@ -82,9 +94,9 @@ fn configure(folder: &Path, base: &Value) -> Config {
         "[[bases]]\nname = \"dummy\"\nsource = \"dummy://{at}/base\"\n[adapters]\nstore = \"{at}/store\"\n[database]\nurl = \"sqlite://{at}/data/r.db\"\n"
     );
     std::fs::write(&path, text).unwrap();
-    for kind in ["lora", "ia3", "prompt_tuning", "prefix_tuning"] {
+    for (kind, count) in [("lora", "8"), ("ia3", "2"), ("prompt_tuning", "1"), ("prefix_tuning", "1")] {
         let made = Command::new(env!("CARGO_BIN_EXE_repertoire"))
-            .args(["bench", "--count", "2", "--kind", kind, "--targets", "all-linear", "--make-adapters"])
+            .args(["bench", "--count", count, "--kind", kind, "--targets", "all-linear", "--make-adapters"])
             .arg(folder.join("store"))
             .arg("--config")
             .arg(&path)
@@ -95,15 +107,13 @@ fn configure(folder: &Path, base: &Value) -> Config {
     Config::load(Some(&path), Overrides::default()).unwrap()
 }
 
-/// The sizes of large allocations in steady steps.
-fn steady_allocations(base: &Value) -> Vec<usize> {
-    let folder = tempfile::tempdir().unwrap();
-    let ensemble = load_ensemble(&configure(folder.path(), base)).unwrap();
+/// The sizes of large allocations in steady steps of such rows, side by side.
+fn steady_allocations(ensemble: &Ensemble, rows: [&str; 8]) -> Vec<usize> {
     let engine = &ensemble.engines[0];
     let vocab = engine.sites().vocab as u32;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut streams: Vec<_> = (0..)
-        .zip(ROWS)
+        .zip(rows)
         .map(|(row, name)| {
             let adapter = (!name.is_empty()).then(|| ensemble.registry.lease(&name.parse().unwrap()).unwrap());
             let virtual_tokens = adapter.as_ref().map_or(0, |lease| lease.leading_virtual_tokens()) as u32;
@@ -136,6 +146,10 @@ fn a_steady_step_takes_no_large_piece_of_memory() {
         "vocab_size": 4096
     });
     for base in [llama, gpt2] {
-        assert_eq!(steady_allocations(&base), [0usize; 0], "{}", base["model_type"]);
+        let folder = tempfile::tempdir().unwrap();
+        let ensemble = load_ensemble(&configure(folder.path(), &base)).unwrap();
+        for rows in [MIXED, DISTINCT] {
+            assert_eq!(steady_allocations(&ensemble, rows), [0usize; 0], "{} {rows:?}", base["model_type"]);
+        }
     }
 }
