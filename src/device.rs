@@ -1,35 +1,62 @@
 //! Device and dtype: where tensors live, and how kernels see them.
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+mod activations;
+mod buffers;
 
-/// Runs `$body` with `$w` bound to the tensor's elements, whatever its float type. The tensor must be contiguous and on the CPU.
-macro_rules! with_floats {
-    ($tensor:expr, |$w:ident| $body:expr) => {{
-        let (storage, layout) = $tensor.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Layout, Result, Storage, StorageRef, Tensor};
+use repertoire_kernels::cpu::Floats;
+
+pub use activations::Activations;
+pub use buffers::Buffer;
+
+/// A tensor whose elements can be read as long as this is held.
+pub struct OpenTensor<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> OpenTensor<'a> {
+    /// Opens a tensor for reading.
+    pub fn new(tensor: &'a Tensor) -> Self {
+        let (storage, layout) = tensor.storage_and_layout();
+        Self { storage, layout }
+    }
+
+    /// The elements, if it is contiguous and on the CPU.
+    pub fn floats(&self) -> Result<Floats<'_>> {
+        let Storage::Cpu(storage) = &*self.storage else {
             candle_core::bail!("a CPU kernel was given a tensor of another device");
         };
-        let Some((from, to)) = layout.contiguous_offsets() else {
+        let Some((from, to)) = self.layout.contiguous_offsets() else {
             candle_core::bail!("a CPU kernel was given a tensor that is not contiguous");
         };
-        match storage {
-            candle_core::CpuStorage::F32(all) => {
-                let $w = &all[from..to];
-                $body
-            }
-            candle_core::CpuStorage::BF16(all) => {
-                let $w = &all[from..to];
-                $body
-            }
-            candle_core::CpuStorage::F16(all) => {
-                let $w = &all[from..to];
-                $body
-            }
-            _ => candle_core::bail!("a CPU kernel was given {:?}, it takes f32, bf16 and f16", $tensor.dtype()),
+        Ok(match storage {
+            CpuStorage::F32(all) => Floats::F32(&all[from..to]),
+            CpuStorage::BF16(all) => Floats::Bf16(&all[from..to]),
+            CpuStorage::F16(all) => Floats::F16(&all[from..to]),
+            _ => candle_core::bail!("a CPU kernel was given {:?}, it takes f32, bf16 and f16", storage.dtype()),
+        })
+    }
+
+    /// The elements of an f32 tensor.
+    pub fn f32(&self) -> Result<&[f32]> {
+        match self.floats()? {
+            Floats::F32(all) => Ok(all),
+            _ => candle_core::bail!("activations are contiguous f32"),
         }
-    }};
+    }
 }
-pub(crate) use with_floats;
+
+/// Calls `f` with the elements of a contiguous tensor on the CPU.
+pub fn with_floats<T>(tensor: &Tensor, f: impl FnOnce(Floats<'_>) -> T) -> Result<T> {
+    Ok(f(OpenTensor::new(tensor).floats()?))
+}
+
+/// Runs `f` on a thread of the compute pool: what it shares out then goes to threads that are awake.
+pub fn compute<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}
 
 /// The f32 elements of a custom operation's argument.
 pub fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -49,14 +76,5 @@ pub fn f32_slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result
 
 /// Calls `f` with the elements of a contiguous f32 tensor on the CPU.
 pub fn with_f32<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-    let (storage, layout) = tensor.storage_and_layout();
-    f(cpu_f32(&storage, layout)?)
-}
-
-/// The f32 elements of a tensor that stays open (`storage_and_layout`).
-pub fn cpu_f32<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match storage {
-        Storage::Cpu(storage) => f32_slice(storage, layout),
-        _ => candle_core::bail!("a CPU kernel was given a tensor of another device"),
-    }
+    f(OpenTensor::new(tensor).f32()?)
 }

@@ -1,7 +1,8 @@
 //! Measures where the time of a step goes. Off by default; a part then costs one load of a flag.
 //!
 //! Parts are leaves: none is measured inside another, so that their times add up. What [`Part::Step`] holds beyond the sum is the rest.
-//! Times are those of the engine's thread, summed over all engines of the process.
+//! Times are those of the engine's thread, summed over all engines of the process. Where threads compute the base's products and
+//! adapters' side by side, the time of both is divided as the threads' own time was, which tasks clock while measuring is on.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -91,6 +92,25 @@ pub fn time(part: Part) -> Timer {
     Timer { part, start: ON.load(Relaxed).then(Instant::now) }
 }
 
+/// Measures `one` and `other`, which `f` computes mixed. `f` is told whether to measure and answers the share of `other`.
+pub fn time_both(one: Part, other: Part, f: impl FnOnce(bool) -> f64) {
+    let start = ON.load(Relaxed).then(Instant::now);
+    let share = f(start.is_some());
+    if let Some(start) = start {
+        let time = start.elapsed();
+        let others = time.mul_f64(share);
+        note(one, time - others);
+        if share > 0.0 {
+            note(other, others);
+        }
+    }
+}
+
+fn note(part: Part, time: Duration) {
+    NANOSECONDS[part as usize].fetch_add(time.as_nanos() as u64, Relaxed);
+    COUNTS[part as usize].fetch_add(1, Relaxed);
+}
+
 /// A part under way.
 #[must_use = "a part ends when its timer is dropped"]
 pub struct Timer {
@@ -101,8 +121,7 @@ pub struct Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(start) = self.start {
-            NANOSECONDS[self.part as usize].fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-            COUNTS[self.part as usize].fetch_add(1, Relaxed);
+            note(self.part, start.elapsed());
         }
     }
 }

@@ -1,101 +1,149 @@
 //! Applies adapters on the CPU, row by row of a matrix, in the order of PEFT's own operations.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use candle_core::{Result, Tensor};
-use repertoire_kernels::cpu::{self, Weight};
+use repertoire_kernels::cpu::{self, Floats, LowRank, Member, Patch};
 
-use crate::device::with_floats;
+use crate::device::{Buffer, OpenTensor, with_floats};
 use crate::profile::{self, Part};
 
 use super::LinearPatch;
 
-/// What a linear site does: `y = x·Wᵀ + b`, changed by an adapter's patch where there is one.
-#[derive(Clone, Copy)]
-pub struct SiteWeights<'a> {
+/// What a linear site does, `y = x·Wᵀ + b`, and what adapters change about it.
+pub struct PatchedSite<'a> {
     /// [out, in].
     pub weight: &'a Tensor,
     /// `[out]`.
     pub bias: Option<&'a Tensor>,
+    /// The lines of adapters that change this site, in order.
+    pub patches: Vec<(Range<usize>, &'a LinearPatch)>,
 }
 
-/// Neighbouring lines of a matrix and the patch of their adapter.
-pub struct PatchedLines<'a> {
-    pub lines: std::ops::Range<usize>,
-    pub patch: Option<&'a LinearPatch>,
+/// Computes [lines, out] of `x` [lines, in] at each of some sites that read the same input.
+pub fn apply_linear<const N: usize>(x: &[f32], sites: [PatchedSite<'_>; N]) -> Result<[Buffer; N]> {
+    let inputs = match sites.first() {
+        Some(site) => site.weight.dims2()?.1,
+        None => return Ok([(); N].map(|()| Buffer::new(0))),
+    };
+    let lines = x.len() / inputs;
+    let mut ys = [(); N].map(|()| Buffer::new(0));
+    let mut opened = Vec::with_capacity(N);
+    for (y, site) in ys.iter_mut().zip(&sites) {
+        *y = Buffer::new(lines * site.weight.dims()[0]);
+        opened.push(OpenSite::new(x, inputs, site)?);
+    }
+    let members = opened.iter().zip(&mut ys).map(|(site, y)| site.member(x, y));
+    let mut members = members.collect::<Result<Vec<_>>>()?;
+    let mut scratch = Buffer::new(cpu::scratch_len(&members));
+    profile::time_both(Part::Linear, Part::Adapters, |measure| {
+        cpu::linear_group(inputs, &mut members, &mut scratch, measure)
+    });
+    drop(members);
+    Ok(ys)
 }
 
-/// Computes `y` [lines, out] of `x` [lines, in] at a site. `segments` cover all lines in order.
-pub fn apply_linear(x: &[f32], y: &mut [f32], site: SiteWeights<'_>, segments: &[PatchedLines<'_>]) -> Result<()> {
-    let (outputs, inputs) = site.weight.dims2()?;
-    let x = rescale_inputs(x, inputs, segments)?;
-    base_products(&x, y, site, segments)?;
-    for segment in segments {
-        let _timer = profile::time(if segment.patch.is_some() { Part::Adapters } else { Part::Linear });
-        let lines = segment.lines.clone();
-        let x = &x[lines.start * inputs..lines.end * inputs];
-        let y = &mut y[lines.start * outputs..lines.end * outputs];
-        let bias = match segment.patch {
-            Some(patch) => {
-                add_low_rank(x, y, lines.len(), patch)?;
-                if let Some(scale) = &patch.output_scale {
-                    with_floats!(scale, |scale| cpu::scale_row(y, scale));
-                }
-                patch.bias.as_ref().or(site.bias)
+/// A site whose tensors can be read.
+struct OpenSite<'a> {
+    /// The inputs, where adapters rescale them.
+    x: Option<Buffer>,
+    weight: OpenTensor<'a>,
+    bias: Option<OpenTensor<'a>>,
+    patches: Vec<OpenPatch<'a>>,
+}
+
+impl<'a> OpenSite<'a> {
+    fn new(x: &[f32], inputs: usize, site: &'a PatchedSite<'_>) -> Result<Self> {
+        Ok(Self {
+            x: rescale_inputs(x, inputs, &site.patches)?,
+            weight: OpenTensor::new(site.weight),
+            bias: site.bias.map(OpenTensor::new),
+            patches: site.patches.iter().map(|(lines, patch)| OpenPatch::new(lines, patch)).collect(),
+        })
+    }
+
+    fn member<'b>(&'b self, x: &'b [f32], y: &'b mut [f32]) -> Result<Member<'b>> {
+        Ok(Member {
+            x: self.x.as_deref().unwrap_or(x),
+            weight: self.weight.floats()?,
+            bias: self.bias.as_ref().map(OpenTensor::floats).transpose()?,
+            patches: self.patches.iter().map(OpenPatch::patch).collect::<Result<_>>()?,
+            y,
+        })
+    }
+}
+
+/// The inputs as the base's product sees them, if an adapter scales them (IA3, feed-forward).
+fn rescale_inputs(x: &[f32], inputs: usize, patches: &[(Range<usize>, &LinearPatch)]) -> Result<Option<Buffer>> {
+    let mut rescaled = None;
+    for (lines, patch) in patches {
+        let Some(scale) = &patch.rescale_input else { continue };
+        let _timer = profile::time(Part::Adapters);
+        let all = rescaled.get_or_insert_with(|| {
+            let mut all = Buffer::new(x.len());
+            all.copy_from_slice(x);
+            all
+        });
+        let lines = &mut all[lines.start * inputs..lines.end * inputs];
+        with_floats(scale, |scale| cpu::scale_row(lines, scale))?;
+    }
+    Ok(rescaled)
+}
+
+/// A patch whose tensors can be read.
+struct OpenPatch<'a> {
+    lines: Range<usize>,
+    weight: Option<OpenTensor<'a>>,
+    bias: Option<OpenTensor<'a>>,
+    low_rank: Option<OpenLowRank<'a>>,
+    scale: Option<OpenTensor<'a>>,
+    rescale: Option<OpenTensor<'a>>,
+}
+
+struct OpenLowRank<'a> {
+    a: OpenTensor<'a>,
+    b: OpenTensor<'a>,
+    rank: usize,
+    scale: f32,
+}
+
+impl<'a> OpenPatch<'a> {
+    fn new(lines: &Range<usize>, patch: &'a LinearPatch) -> Self {
+        let open = |tensor: &'a Option<Tensor>| tensor.as_ref().map(OpenTensor::new);
+        Self {
+            lines: lines.clone(),
+            weight: open(&patch.weight),
+            bias: open(&patch.bias),
+            low_rank: patch.low_rank.as_ref().map(|low_rank| OpenLowRank {
+                a: OpenTensor::new(&low_rank.a),
+                b: OpenTensor::new(&low_rank.b),
+                rank: low_rank.a.dims()[0],
+                scale: low_rank.scale,
+            }),
+            scale: open(&patch.output_scale),
+            rescale: open(&patch.rescale_output),
+        }
+    }
+
+    fn patch(&self) -> Result<Patch<'_>> {
+        fn floats<'b>(tensor: &'b Option<OpenTensor<'_>>) -> Result<Option<Floats<'b>>> {
+            tensor.as_ref().map(OpenTensor::floats).transpose()
+        }
+        let low_rank = match &self.low_rank {
+            Some(OpenLowRank { a, b, rank, scale }) => {
+                Some(LowRank { a: a.floats()?, b: b.floats()?, rank: *rank, scale: *scale })
             }
-            None => site.bias,
+            None => None,
         };
-        if let Some(bias) = bias {
-            with_floats!(bias, |bias| cpu::add_row(y, bias));
-        }
-        if let Some(scale) = segment.patch.and_then(|patch| patch.rescale_output.as_ref()) {
-            with_floats!(scale, |scale| cpu::scale_row(y, scale));
-        }
+        Ok(Patch {
+            lines: self.lines.clone(),
+            weight: floats(&self.weight)?,
+            bias: floats(&self.bias)?,
+            low_rank,
+            scale: floats(&self.scale)?,
+            rescale: floats(&self.rescale)?,
+        })
     }
-    Ok(())
-}
-
-/// The inputs as the base's product sees them: scaled where an adapter scales them (IA3, feed-forward).
-fn rescale_inputs<'a>(x: &'a [f32], inputs: usize, segments: &[PatchedLines<'_>]) -> Result<Cow<'a, [f32]>> {
-    let mut x = Cow::Borrowed(x);
-    for segment in segments {
-        if let Some(scale) = segment.patch.and_then(|patch| patch.rescale_input.as_ref()) {
-            let _timer = profile::time(Part::Adapters);
-            let lines = &mut x.to_mut()[segment.lines.start * inputs..segment.lines.end * inputs];
-            with_floats!(scale, |scale| cpu::scale_row(lines, scale));
-        }
-    }
-    Ok(x)
-}
-
-/// `x·Wᵀ`: one product for every run of segments that use the base's weight.
-fn base_products(x: &[f32], y: &mut [f32], site: SiteWeights<'_>, segments: &[PatchedLines<'_>]) -> Result<()> {
-    let _timer = profile::time(Part::Linear);
-    let (outputs, inputs) = site.weight.dims2()?;
-    let own = |segment: &PatchedLines<'_>| segment.patch.is_some_and(|patch| patch.weight.is_some());
-    for run in segments.chunk_by(|a, b| !own(a) && !own(b)) {
-        let (from, to) = (run[0].lines.start, run[run.len() - 1].lines.end);
-        let weight = run[0].patch.and_then(|patch| patch.weight.as_ref()).unwrap_or(site.weight);
-        let (x, y) = (&x[from * inputs..to * inputs], &mut y[from * outputs..to * outputs]);
-        with_floats!(weight, |w| cpu::linear(x, w, y, to - from, inputs, outputs));
-    }
-    Ok(())
-}
-
-/// `y += scale · (x·Aᵀ)·Bᵀ`.
-fn add_low_rank(x: &[f32], y: &mut [f32], lines: usize, patch: &LinearPatch) -> Result<()> {
-    let Some(low_rank) = &patch.low_rank else { return Ok(()) };
-    let (rank, inputs) = low_rank.a.dims2()?;
-    let mut shrunk = vec![0.0; lines * rank];
-    with_floats!(low_rank.a, |a| cpu::linear(x, a, &mut shrunk, lines, inputs, rank));
-    with_floats!(low_rank.b, |b| expand(&shrunk, b, y, lines, rank, low_rank.scale));
-    Ok(())
-}
-
-fn expand<W: Weight>(shrunk: &[f32], b: &[W], y: &mut [f32], lines: usize, rank: usize, scale: f32) {
-    let mut delta = vec![0.0; y.len()];
-    cpu::linear(shrunk, b, &mut delta, lines, rank, y.len() / lines.max(1));
-    cpu::scale_add(y, &delta, scale);
 }
 
 /// One token's embedding `[hidden]`, changed by an adapter's patch where there is one.
@@ -107,34 +155,27 @@ pub fn apply_embedding(
 ) -> Result<()> {
     let hidden = out.len();
     let table = patch.and_then(|patch| patch.weight.as_ref()).unwrap_or(table);
-    with_floats!(table, |table| copy_row(&table[token * hidden..][..hidden], out));
+    with_floats(table, |table| table.row(token, hidden).copy_to(out))?;
     let Some(patch) = patch else { return Ok(()) };
     if let Some(low_rank) = &patch.low_rank {
         let rank = low_rank.a.dims2()?.1;
         let mut shrunk = vec![0.0; rank];
-        with_floats!(low_rank.a, |a| copy_row(&a[token * rank..][..rank], &mut shrunk));
-        with_floats!(low_rank.b, |b| expand(&shrunk, b, out, 1, rank, low_rank.scale));
+        with_floats(&low_rank.a, |a| a.row(token, rank).copy_to(&mut shrunk))?;
+        with_floats(&low_rank.b, |b| cpu::expand(&shrunk, b, out, low_rank.scale))?;
     }
     if let Some(scale) = &patch.output_scale {
-        with_floats!(scale, |scale| cpu::scale_row(out, scale));
+        with_floats(scale, |scale| cpu::scale_row(out, scale))?;
     }
     Ok(())
-}
-
-/// Widens a stored row to f32, which is exact.
-pub fn copy_row<W: Weight>(row: &[W], out: &mut [f32]) {
-    for (out, value) in out.iter_mut().zip(row) {
-        *out = value.widen();
-    }
 }
 
 /// The raw label scores of a hidden state: `head.weight·x + head.bias`.
 pub fn apply_head(x: &[f32], head: &super::Head) -> Result<Vec<f32>> {
     let (labels, hidden) = head.weight.dims2()?;
     let mut scores = vec![0.0; labels];
-    with_floats!(head.weight, |w| cpu::linear(x, w, &mut scores, 1, hidden, labels));
+    with_floats(&head.weight, |w| cpu::linear(x, w, &mut scores, 1, hidden, labels))?;
     if let Some(bias) = &head.bias {
-        with_floats!(bias, |bias| cpu::add_row(&mut scores, bias));
+        with_floats(bias, |bias| cpu::add_row(&mut scores, bias))?;
     }
     Ok(scores)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::device::with_f32;
+use crate::device::{Activations, compute, with_f32};
 use crate::model::{BaseModel, Batch, KvStore, Output, Outputs, RowSpec};
 use crate::profile::{self, Part};
 
@@ -156,7 +156,8 @@ impl Worker {
         let (batch, order, wants) = self.prepare(plan)?;
         let _turn = self.turn.lock();
         let begun = Instant::now();
-        let outputs = self.model.forward(&batch, &mut self.kv)?;
+        let (model, kv) = (&self.model, &mut self.kv);
+        let outputs = compute(|| model.forward(&batch, kv))?;
         Ok((StepOutputs::new(outputs, &order, &wants), begun.elapsed()))
     }
 
@@ -264,7 +265,7 @@ enum Place {
 
 /// A step's results, found by planned row.
 struct StepOutputs {
-    logits: Option<candle_core::Tensor>,
+    logits: Option<Activations>,
     scores: Vec<Vec<f32>>,
     places: Vec<Place>,
 }

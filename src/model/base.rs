@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use crate::adapter::SiteMap;
+use crate::device::Activations;
 
 use super::{Batch, KvShape, KvStore};
 
 /// A frozen base model. One step takes a ragged batch in which every row may have its own adapter.
-pub trait BaseModel: Send {
+pub trait BaseModel: Send + Sync {
     /// Shape and names, for adapters and for admission.
     fn sites(&self) -> &Arc<SiteMap>;
 
@@ -25,7 +26,7 @@ pub trait BaseModel: Send {
 #[derive(Debug, Default)]
 pub struct Outputs {
     /// [rows that asked for logits, vocab], f32, in row order.
-    pub logits: Option<Tensor>,
+    pub logits: Option<Activations>,
     /// For each row that asked for scores, in row order: one raw number per label of its adapter's head.
     pub scores: Vec<Vec<f32>>,
 }

@@ -111,28 +111,26 @@ impl BaseModel for Bert {
 
     fn forward(&self, batch: &Batch, _: &mut KvStore) -> Result<Outputs> {
         let words = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        let x = ops::add(&words, &ops::embed_positions(&self.positions, batch)?)?;
-        let x = x.broadcast_add(&self.token_type)?;
+        let x = ops::add(words, &ops::embed_positions(&self.positions, batch)?)?;
+        let x = ops::add_row(x, &self.token_type)?;
         let mut x = ops::norm(&x, &self.embedding_norm)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let query = ops::linear(&x, &layer.query, &batch.segments)?;
-            let key = ops::linear(&x, &layer.key, &batch.segments)?;
-            let value = ops::linear(&x, &layer.value, &batch.segments)?;
+            let [query, key, value] = ops::linear_group(&x, [&layer.query, &layer.key, &layer.value], &batch.segments)?;
             let attended = ops::attend_both_ways(&query, &key, &value, index, self.heads, batch)?;
             let attended = ops::linear(&attended, &layer.output, &batch.segments)?;
-            x = ops::norm(&ops::add(&attended, &x)?, &layer.attention_norm)?;
+            x = ops::norm(&ops::add(attended, &x)?, &layer.attention_norm)?;
 
-            let up = ops::activate(&ops::linear(&x, &layer.up, &batch.segments)?, self.activation)?;
+            let up = ops::activate(ops::linear(&x, &layer.up, &batch.segments)?, self.activation)?;
             let down = ops::linear(&up, &layer.down, &batch.segments)?;
-            x = ops::norm(&ops::add(&down, &x)?, &layer.feed_forward_norm)?;
+            x = ops::norm(&ops::add(down, &x)?, &layer.feed_forward_norm)?;
         }
         // The pooler reads each row's first token, a virtual one where there are any.
-        let firsts: Vec<u32> = batch.rows_that_want(Output::Scores).map(|row| row.tokens.start as u32).collect();
+        let firsts: Vec<usize> = batch.rows_that_want(Output::Scores).map(|row| row.tokens.start).collect();
         if firsts.is_empty() {
             return Ok(Outputs::default());
         }
         let pooled = ops::linear(&ops::lookup(&x, &firsts)?, &self.pooler, &batch.output_segments(Output::Scores))?;
-        let pooled = ops::activate(&pooled, Activation::Tanh)?; // [rows that want scores, hidden]
+        let pooled = ops::activate(pooled, Activation::Tanh)?; // [rows that want scores, hidden]
         Ok(Outputs { logits: None, scores: ops::head_scores(&pooled, batch)? })
     }
 }

@@ -95,18 +95,18 @@ impl BaseModel for Gpt2 {
 
     fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs> {
         let words = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        let mut x = ops::add(&words, &ops::embed_positions(&self.positions, batch)?)?;
+        let mut x = ops::add(words, &ops::embed_positions(&self.positions, batch)?)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = ops::norm(&x, &layer.attention_norm)?;
             let fused = ops::linear(&normed, &layer.attention, &batch.segments)?; // [tokens, 3 · hidden]
             let [query, key, value] = ops::split3(&fused)?;
             ops::write_kv(&key, &value, index, batch, kv)?;
             let attended = ops::attend_cached(&query, index, self.heads, batch, kv)?;
-            x = ops::add(&x, &ops::linear(&attended, &layer.output, &batch.segments)?)?;
+            x = ops::add(x, &ops::linear(&attended, &layer.output, &batch.segments)?)?;
 
             let normed = ops::norm(&x, &layer.feed_forward_norm)?;
-            let up = ops::activate(&ops::linear(&normed, &layer.up, &batch.segments)?, self.activation)?;
-            x = ops::add(&x, &ops::linear(&up, &layer.down, &batch.segments)?)?;
+            let up = ops::activate(ops::linear(&normed, &layer.up, &batch.segments)?, self.activation)?;
+            x = ops::add(x, &ops::linear(&up, &layer.down, &batch.segments)?)?;
         }
         ops::decoder_outputs(&x, &self.norm, &self.head, batch)
     }

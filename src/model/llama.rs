@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use repertoire_kernels::cpu::{Activation, Rotation};
 
 use crate::adapter::{Projection, Site, SiteMap};
+use crate::device::Activations;
 
 use super::layers::{Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
@@ -107,12 +108,11 @@ impl BaseModel for Llama {
         let mut x = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
             let attended = self.attention(layer, index, &x, &rotation, batch, kv)?;
-            x = ops::add(&x, &attended)?;
+            x = ops::add(x, &attended)?;
             let normed = ops::norm(&x, &layer.feed_forward_norm)?;
-            let gate = ops::linear(&normed, &layer.gate, &batch.segments)?;
-            let up = ops::linear(&normed, &layer.up, &batch.segments)?;
-            let gated = ops::gate(&gate, &up, self.activation)?; // [tokens, intermediate]
-            x = ops::add(&x, &ops::linear(&gated, &layer.down, &batch.segments)?)?;
+            let [gate, up] = ops::linear_group(&normed, [&layer.gate, &layer.up], &batch.segments)?;
+            let gated = ops::gate(gate, &up, self.activation)?; // [tokens, intermediate]
+            x = ops::add(x, &ops::linear(&gated, &layer.down, &batch.segments)?)?;
         }
         ops::decoder_outputs(&x, &self.norm, &self.head, batch)
     }
@@ -123,21 +123,21 @@ impl Llama {
         &self,
         layer: &Layer,
         index: usize,
-        x: &Tensor,
+        x: &Activations,
         rotation: &Rotation,
         batch: &Batch,
         kv: &mut KvStore,
-    ) -> Result<Tensor> {
+    ) -> Result<Activations> {
         let normed = ops::norm(x, &layer.input_norm)?;
-        let mut query = ops::linear(&normed, &layer.query, &batch.segments)?; // [tokens, heads · head_dim]
-        let mut key = ops::linear(&normed, &layer.key, &batch.segments)?; // [tokens, kv_heads · head_dim]
-        let value = ops::linear(&normed, &layer.value, &batch.segments)?;
+        // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
+        let [mut query, mut key, value] =
+            ops::linear_group(&normed, [&layer.query, &layer.key, &layer.value], &batch.segments)?;
         if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
             query = ops::norm(&query, query_norm)?;
             key = ops::norm(&key, key_norm)?;
         }
-        let query = ops::rotate(&query, rotation, self.heads.head_dim)?;
-        let key = ops::rotate(&key, rotation, self.heads.head_dim)?;
+        let query = ops::rotate(query, rotation, self.heads.head_dim)?;
+        let key = ops::rotate(key, rotation, self.heads.head_dim)?;
         ops::write_kv(&key, &value, index, batch, kv)?;
         let attended = ops::attend_cached(&query, index, self.heads, batch, kv)?;
         ops::linear(&attended, &layer.output, &batch.segments)

@@ -9,7 +9,7 @@ mod linear;
 mod outputs;
 
 pub use attention::{attend_both_ways, attend_cached, write_kv};
-pub use elementwise::{activate, add, gate, norm, rotate};
+pub use elementwise::{activate, add, add_row, gate, norm, rotate};
 pub use embed::{embed, embed_positions};
-pub use linear::{head_scores, linear};
+pub use linear::{head_scores, linear, linear_group};
 pub use outputs::{decoder_outputs, lookup, split3};

@@ -1,5 +1,9 @@
 //! Scaled dot-product attention of one query over keys and values that lie in several places.
 
+use std::cell::RefCell;
+
+use super::functions::exp;
+
 /// Neighbouring tokens of one head's keys and values: token `t` starts at `t · stride` in both.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
@@ -9,9 +13,21 @@ pub struct Span<'a> {
     pub stride: usize,
 }
 
+thread_local! {
+    /// A thread's memory for one score per token.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// `out = softmax(query·Kᵀ · scale)·V` over all tokens of `spans`, in their order. `query` and `out` are `[head_dim]`;
-/// `scores` is scratch. With no token at all, `out` is zero.
-pub fn attend<'a, S>(query: &[f32], spans: S, scale: f32, scores: &mut Vec<f32>, out: &mut [f32])
+/// with no token at all, `out` is zero.
+pub fn attend<'a, S>(query: &[f32], spans: S, scale: f32, out: &mut [f32])
+where
+    S: Iterator<Item = Span<'a>> + Clone,
+{
+    SCORES.with_borrow_mut(|scores| attend_with(query, spans, scale, scores, out));
+}
+
+fn attend_with<'a, S>(query: &[f32], spans: S, scale: f32, scores: &mut Vec<f32>, out: &mut [f32])
 where
     S: Iterator<Item = Span<'a>> + Clone,
 {
@@ -46,11 +62,8 @@ where
         }
     }
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - max).exp();
-        sum += *score;
-    }
+    scores.iter_mut().for_each(|score| *score = exp(*score - max));
+    let sum: f32 = scores.iter().sum();
     out.fill(0.0);
     let mut weights = scores.iter();
     for span in spans {
@@ -68,7 +81,7 @@ mod tests {
     fn one_token_gives_its_own_value() {
         let span = Span { keys: &[0.3, -2.0], values: &[5.0, 7.0], tokens: 1, stride: 2 };
         let mut out = [0.0; 2];
-        attend(&[1.0, 1.0], [span].into_iter(), 1.0, &mut Vec::new(), &mut out);
+        attend(&[1.0, 1.0], [span].into_iter(), 1.0, &mut out);
         assert_eq!(out, [5.0, 7.0]);
     }
 
@@ -83,8 +96,8 @@ mod tests {
             Span { keys: &keys[12..], values: &values[12..], tokens: 7, stride: 4 },
         ];
         let (mut a, mut b) = ([0.0; 4], [0.0; 4]);
-        attend(&query, whole.into_iter(), 0.5, &mut Vec::new(), &mut a);
-        attend(&query, cut.into_iter(), 0.5, &mut Vec::new(), &mut b);
+        attend(&query, whole.into_iter(), 0.5, &mut a);
+        attend(&query, cut.into_iter(), 0.5, &mut b);
         assert_eq!(a, b);
     }
 }

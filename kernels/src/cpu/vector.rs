@@ -1,6 +1,7 @@
 //! Small operations on rows.
 
-use super::Weight;
+use super::floats::each_type;
+use super::{Floats, Weight};
 
 /// `y += x`.
 pub fn add(y: &mut [f32], x: &[f32]) {
@@ -17,7 +18,16 @@ pub fn scale_add(y: &mut [f32], x: &[f32], scale: f32) {
 }
 
 /// Adds `row` to every row of `y` [.., row.len()].
-pub fn add_row<W: Weight>(y: &mut [f32], row: &[W]) {
+pub fn add_row(y: &mut [f32], row: Floats<'_>) {
+    each_type!(row, |row| add_weights(y, row));
+}
+
+/// Multiplies every row of `y` [.., row.len()] by `row`, element by element.
+pub fn scale_row(y: &mut [f32], row: Floats<'_>) {
+    each_type!(row, |row| scale_weights(y, row));
+}
+
+fn add_weights<W: Weight>(y: &mut [f32], row: &[W]) {
     for y in y.chunks_exact_mut(row.len()) {
         for (y, r) in y.iter_mut().zip(row) {
             *y += r.widen();
@@ -25,8 +35,7 @@ pub fn add_row<W: Weight>(y: &mut [f32], row: &[W]) {
     }
 }
 
-/// Multiplies every row of `y` [.., row.len()] by `row`, element by element.
-pub fn scale_row<W: Weight>(y: &mut [f32], row: &[W]) {
+fn scale_weights<W: Weight>(y: &mut [f32], row: &[W]) {
     for y in y.chunks_exact_mut(row.len()) {
         for (y, r) in y.iter_mut().zip(row) {
             *y *= r.widen();

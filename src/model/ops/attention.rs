@@ -1,18 +1,21 @@
 //! Attention: causal over the paged store, or both ways inside a row.
 
-use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, StorageRef, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use repertoire_kernels::cpu::{Span, attend};
 
 use crate::adapter::KeyValuePrefix;
-use crate::device::{cpu_f32, f32_slice, f32_slice_mut, with_f32};
+use crate::device::{Activations, Buffer, OpenTensor, f32_slice, f32_slice_mut, with_f32};
 use crate::model::kv::slot;
 use crate::model::layers::Heads;
 use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row, Segment};
 use crate::profile::{self, Part};
 
+/// Tokens that are enough work for all threads without cutting their heads apart.
+const MANY_TOKENS: usize = 64;
+
 /// Writes this step's keys and values, both [tokens, kv_heads · head_dim], into the blocks of their rows.
-pub fn write_kv(keys: &Tensor, values: &Tensor, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
+pub fn write_kv(keys: &Activations, values: &Activations, layer: usize, batch: &Batch, kv: &mut KvStore) -> Result<()> {
     let _timer = profile::time(Part::Attention);
     let write = KvWrite { batch, shape: kv.shape };
     kv.keys[layer].inplace_op2(keys, &write)?;
@@ -48,9 +51,16 @@ impl InplaceOp2 for KvWrite<'_> {
 }
 
 /// Causal attention of `query` [tokens, heads · head_dim] over what the store holds of each row.
-pub fn attend_cached(query: &Tensor, layer: usize, heads: Heads, batch: &Batch, kv: &KvStore) -> Result<Tensor> {
+pub fn attend_cached(
+    query: &Activations,
+    layer: usize,
+    heads: Heads,
+    batch: &Batch,
+    kv: &KvStore,
+) -> Result<Activations> {
     let _timer = profile::time(Part::Attention);
-    query.apply_op1_no_bwd(&Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch })
+    let op = Cached { keys: &kv.keys[layer], values: &kv.values[layer], shape: kv.shape, heads, batch };
+    query.apply_op1_no_bwd(&op).map(Activations::from)
 }
 
 struct Cached<'a> {
@@ -71,7 +81,7 @@ impl CustomOp1 for Cached<'_> {
         let head_dim = self.heads.head_dim;
         with_f32(self.keys, |keys| {
             with_f32(self.values, |values| {
-                let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
+                let out = each_head(query, self.heads, self.batch, |row, token, head, query, out| {
                     let visible = row.start + token + 1;
                     let spans =
                         row.blocks.iter().enumerate().take(visible.div_ceil(BLOCK_TOKENS)).map(|(i, &block)| {
@@ -79,9 +89,9 @@ impl CustomOp1 for Cached<'_> {
                             let tokens = BLOCK_TOKENS.min(visible - i * BLOCK_TOKENS);
                             Span { keys: &keys[at..], values: &values[at..], tokens, stride: head_dim }
                         });
-                    attend(query, spans, scale(head_dim), scores, out);
+                    attend(query, spans, scale(head_dim), out);
                 });
-                Ok((CpuStorage::F32(out), layout.shape().clone()))
+                Ok((CpuStorage::F32(out.into_vec()), layout.shape().clone()))
             })
         })
     }
@@ -89,15 +99,15 @@ impl CustomOp1 for Cached<'_> {
 
 /// Attention both ways inside each row: `query`, `keys`, `values` [tokens, heads · head_dim]. A row's key-value prefix stands before its own.
 pub fn attend_both_ways(
-    query: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    query: &Activations,
+    keys: &Activations,
+    values: &Activations,
     layer: usize,
     heads: Heads,
     batch: &Batch,
-) -> Result<Tensor> {
+) -> Result<Activations> {
     let _timer = profile::time(Part::Attention);
-    query.apply_op1_no_bwd(&BothWays { keys, values, layer, heads, batch })
+    query.apply_op1_no_bwd(&BothWays { keys, values, layer, heads, batch }).map(Activations::from)
 }
 
 struct BothWays<'a> {
@@ -124,7 +134,7 @@ impl CustomOp1 for BothWays<'_> {
         let prefixes = prefixes.collect::<Result<Vec<_>>>()?;
         with_f32(self.keys, |keys| {
             with_f32(self.values, |values| {
-                let out = each_head(query, self.heads, self.batch, |row, token, head, query, scores, out| {
+                let out = each_head(query, self.heads, self.batch, |row, token, head, query, out| {
                     let segment = segments.partition_point(|s| s.lines.end <= row.tokens.start + token);
                     let prefix = prefixes[segment].map(|span| Span {
                         keys: &span.keys[head * head_dim..],
@@ -134,9 +144,9 @@ impl CustomOp1 for BothWays<'_> {
                     let at = row.tokens.start * width + head * head_dim;
                     let own =
                         Span { keys: &keys[at..], values: &values[at..], tokens: row.tokens.len(), stride: width };
-                    attend(query, prefix.into_iter().chain([own]), scale(head_dim), scores, out);
+                    attend(query, prefix.into_iter().chain([own]), scale(head_dim), out);
                 });
-                Ok((CpuStorage::F32(out), layout.shape().clone()))
+                Ok((CpuStorage::F32(out.into_vec()), layout.shape().clone()))
             })
         })
     }
@@ -152,8 +162,8 @@ struct Prefix {
 
 /// A [`Prefix`] whose numbers can be read as long as this is held.
 struct OpenPrefix<'a> {
-    keys: (StorageRef<'a>, &'a Layout),
-    values: (StorageRef<'a>, &'a Layout),
+    keys: OpenTensor<'a>,
+    values: OpenTensor<'a>,
     count: usize,
 }
 
@@ -174,16 +184,14 @@ impl BothWays<'_> {
 impl Prefix {
     fn open(&self) -> OpenPrefix<'_> {
         let Self { keys, values, count } = self;
-        OpenPrefix { keys: keys.storage_and_layout(), values: values.storage_and_layout(), count: *count }
+        OpenPrefix { keys: OpenTensor::new(keys), values: OpenTensor::new(values), count: *count }
     }
 }
 
 impl OpenPrefix<'_> {
     /// All heads' keys and values, tokens `width` apart.
     fn span(&self, width: usize) -> Result<Span<'_>> {
-        let keys = cpu_f32(&self.keys.0, self.keys.1)?;
-        let values = cpu_f32(&self.values.0, self.values.1)?;
-        Ok(Span { keys, values, tokens: self.count, stride: width })
+        Ok(Span { keys: self.keys.f32()?, values: self.values.f32()?, tokens: self.count, stride: width })
     }
 }
 
@@ -191,19 +199,25 @@ fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 
-/// Calls `f(row, token in the row, key-value head, query, scratch, out)` for every head of every token, on all threads.
+/// Calls `f(row, token in the row, key-value head, query, out)` for every head of every token, on all threads.
 fn each_head(
     query: &[f32],
     heads: Heads,
     batch: &Batch,
-    f: impl Fn(&Row, usize, usize, &[f32], &mut Vec<f32>, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let mut out = vec![0.0; query.len()];
-    let group = heads.heads / heads.kv_heads;
-    out.par_chunks_exact_mut(heads.head_dim).enumerate().for_each_init(Vec::new, |scores, (i, out)| {
-        let (token, head) = (i / heads.heads, i % heads.heads);
+    f: impl Fn(&Row, usize, usize, &[f32], &mut [f32]) + Sync,
+) -> Buffer {
+    let mut out = Buffer::new(query.len());
+    let (dim, group) = (heads.head_dim, heads.heads / heads.kv_heads);
+    // Heads that read the same keys go to one thread; with many tokens, all heads of a token.
+    let together = if batch.tokens.len() >= MANY_TOKENS { heads.heads } else { group };
+    let tasks = out.par_chunks_exact_mut(together * dim).zip(query.par_chunks_exact(together * dim));
+    tasks.enumerate().for_each(|(i, (out, query))| {
+        let (token, first) = (i * together / heads.heads, i * together % heads.heads);
         let row = &batch.rows[batch.token_rows[token]];
-        f(row, token - row.tokens.start, head / group, &query[i * heads.head_dim..][..heads.head_dim], scores, out);
+        let each = out.chunks_exact_mut(dim).zip(query.chunks_exact(dim)).zip(first..);
+        for ((out, query), head) in each {
+            f(row, token - row.tokens.start, head / group, query, out);
+        }
     });
     out
 }

@@ -1,16 +1,16 @@
-//! Norms, rotary embedding, activations, residuals.
+//! Norms, rotary embedding, activations, residuals. What takes a matrix and not a reference changes it in place.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use repertoire_kernels::cpu::{self, Activation, Rotation};
 
-use crate::device::{f32_slice, with_floats};
+use crate::device::{Activations, Buffer, f32_slice, with_f32, with_floats};
 use crate::model::layers::Norm;
 use crate::profile::{self, Part};
 
 /// Normalises the last dimension of `x`; weights of width `n` normalise each group of `n` numbers.
-pub fn norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
+pub fn norm(x: &Activations, norm: &Norm) -> Result<Activations> {
     let _timer = profile::time(Part::Elementwise);
-    x.apply_op1_no_bwd(norm)
+    x.apply_op1_no_bwd(norm).map(Activations::from)
 }
 
 impl CustomOp1 for Norm {
@@ -19,88 +19,67 @@ impl CustomOp1 for Norm {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut x = f32_slice(storage, layout)?.to_vec();
+        let x = f32_slice(storage, layout)?;
+        let mut y = Buffer::new(x.len());
+        y.copy_from_slice(x);
         match self {
-            Self::Rms { weight, eps } => with_floats!(weight, |w| cpu::rms_norm(&mut x, w, *eps)),
+            Self::Rms { weight, eps } => with_floats(weight, |w| cpu::rms_norm(&mut y, w, *eps))?,
             Self::Layer { weight, bias, eps } => {
-                with_floats!(weight, |w| with_floats!(bias, |b| cpu::layer_norm(&mut x, w, b, *eps)))
+                with_floats(weight, |w| with_floats(bias, |b| cpu::layer_norm(&mut y, w, b, *eps)))??
             }
         }
-        Ok((CpuStorage::F32(x), layout.shape().clone()))
+        Ok((CpuStorage::F32(y.into_vec()), layout.shape().clone()))
     }
 }
 
 /// Turns each head of `x` [tokens, heads · head_dim] by its token's angles.
-pub fn rotate(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+pub fn rotate(mut x: Activations, rotation: &Rotation, head_dim: usize) -> Result<Activations> {
     let _timer = profile::time(Part::Elementwise);
-    x.apply_op1_no_bwd(&Rotate { rotation, head_dim })
-}
-
-struct Rotate<'a> {
-    rotation: &'a Rotation,
-    head_dim: usize,
-}
-
-impl CustomOp1 for Rotate<'_> {
-    fn name(&self) -> &'static str {
-        "rotate"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut x = f32_slice(storage, layout)?.to_vec();
-        cpu::rotate(&mut x, self.rotation, layout.dims()[0], self.head_dim);
-        Ok((CpuStorage::F32(x), layout.shape().clone()))
-    }
+    let tokens = x.dims()[0];
+    x.change(|x| {
+        cpu::rotate(x, rotation, tokens, head_dim);
+        Ok(())
+    })?;
+    Ok(x)
 }
 
 /// Applies an activation to every element.
-pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+pub fn activate(mut x: Activations, activation: Activation) -> Result<Activations> {
     let _timer = profile::time(Part::Elementwise);
-    x.apply_op1_no_bwd(&Activate(activation))
-}
-
-struct Activate(Activation);
-
-impl CustomOp1 for Activate {
-    fn name(&self) -> &'static str {
-        "activate"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut x = f32_slice(storage, layout)?.to_vec();
-        cpu::activate(&mut x, self.0);
-        Ok((CpuStorage::F32(x), layout.shape().clone()))
-    }
+    x.change(|x| {
+        cpu::activate(x, activation);
+        Ok(())
+    })?;
+    Ok(x)
 }
 
 /// `activation(gate) ⊙ up`.
-pub fn gate(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+pub fn gate(mut gate: Activations, up: &Activations, activation: Activation) -> Result<Activations> {
     let _timer = profile::time(Part::Elementwise);
-    gate.apply_op2_no_bwd(up, &Gate(activation))
+    gate.change(|gate| {
+        with_f32(up, |up| {
+            cpu::gate(gate, up, activation);
+            Ok(())
+        })
+    })?;
+    Ok(gate)
 }
 
-struct Gate(Activation);
-
-impl CustomOp2 for Gate {
-    fn name(&self) -> &'static str {
-        "gate"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let mut y = f32_slice(gate, layout)?.to_vec();
-        cpu::gate(&mut y, f32_slice(up, up_layout)?, self.0);
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
+/// `x + y`.
+pub fn add(mut x: Activations, y: &Activations) -> Result<Activations> {
+    let _timer = profile::time(Part::Elementwise);
+    x.change(|x| {
+        with_f32(y, |y| {
+            cpu::add(x, y);
+            Ok(())
+        })
+    })?;
+    Ok(x)
 }
 
-/// `a + b`.
-pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// `x + row`, for every row of `x` [.., width].
+pub fn add_row(mut x: Activations, row: &Tensor) -> Result<Activations> {
     let _timer = profile::time(Part::Elementwise);
-    a + b
+    x.change(|x| with_floats(row, |row| cpu::add_row(x, row)))?;
+    Ok(x)
 }

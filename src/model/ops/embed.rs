@@ -3,15 +3,15 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::adapter::Adapter;
-use crate::adapter::apply::{apply_embedding, copy_row};
-use crate::device::with_floats;
+use crate::adapter::apply::apply_embedding;
+use crate::device::{Activations, Buffer, with_floats};
 use crate::model::Batch;
 use crate::profile::{self, Part};
 
 /// [tokens, hidden] f32. `table` is [vocab, hidden]; id `vocab + i` is virtual token `i` of the row's adapter.
-pub fn embed(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+pub fn embed(table: &Tensor, batch: &Batch) -> Result<Activations> {
     let _timer = profile::time(Part::Embed);
-    table.apply_op1_no_bwd(&Gather { table, batch })
+    table.apply_op1_no_bwd(&Gather { table, batch }).map(Activations::from)
 }
 
 struct Gather<'a> {
@@ -26,7 +26,7 @@ impl CustomOp1 for Gather<'_> {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         let (vocab, hidden) = self.table.dims2()?;
-        let mut out = vec![0.0; self.batch.tokens.len() * hidden];
+        let mut out = Buffer::new(self.batch.tokens.len() * hidden);
         for segment in &self.batch.segments {
             let adapter = segment.adapter.as_deref();
             let tokens = &self.batch.tokens[segment.lines.clone()];
@@ -41,14 +41,14 @@ impl CustomOp1 for Gather<'_> {
                 }
             }
         }
-        Ok((CpuStorage::F32(out), Shape::from((self.batch.tokens.len(), hidden))))
+        Ok((CpuStorage::F32(out.into_vec()), Shape::from((self.batch.tokens.len(), hidden))))
     }
 }
 
 /// [tokens, hidden] f32 of learned positions `table` [context, hidden].
-pub fn embed_positions(table: &Tensor, batch: &Batch) -> Result<Tensor> {
+pub fn embed_positions(table: &Tensor, batch: &Batch) -> Result<Activations> {
     let _timer = profile::time(Part::Embed);
-    table.apply_op1_no_bwd(&GatherPositions { table, batch })
+    table.apply_op1_no_bwd(&GatherPositions { table, batch }).map(Activations::from)
 }
 
 struct GatherPositions<'a> {
@@ -63,7 +63,7 @@ impl CustomOp1 for GatherPositions<'_> {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         let (context, hidden) = self.table.dims2()?;
-        let mut out = vec![0.0; self.batch.tokens.len() * hidden];
+        let mut out = Buffer::new(self.batch.tokens.len() * hidden);
         for segment in &self.batch.segments {
             let patch = segment.adapter.as_ref().and_then(|adapter| adapter.positions.as_ref());
             let lines = out[segment.lines.start * hidden..segment.lines.end * hidden].chunks_exact_mut(hidden);
@@ -74,7 +74,7 @@ impl CustomOp1 for GatherPositions<'_> {
                 apply_embedding(position as usize, self.table, patch, out)?;
             }
         }
-        Ok((CpuStorage::F32(out), Shape::from((self.batch.tokens.len(), hidden))))
+        Ok((CpuStorage::F32(out.into_vec()), Shape::from((self.batch.tokens.len(), hidden))))
     }
 }
 
@@ -86,8 +86,5 @@ fn copy_virtual(adapter: Option<&Adapter>, index: usize, out: &mut [f32]) -> Res
     if index >= virtual_tokens.count() {
         candle_core::bail!("virtual token {index} of {}", virtual_tokens.count());
     }
-    with_floats!(virtual_tokens.embeddings, |rows| {
-        copy_row(&rows[index * hidden..][..hidden], out);
-    });
-    Ok(())
+    with_floats(&virtual_tokens.embeddings, |rows| rows.row(index, hidden).copy_to(out))
 }

@@ -1,49 +1,41 @@
 //! Linear sites and heads, with the adapters of a step.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::Result;
 
-use crate::adapter::apply::{PatchedLines, SiteWeights, apply_head, apply_linear};
-use crate::device::{f32_slice, with_f32};
+use crate::adapter::apply::{PatchedSite, apply_head, apply_linear};
+use crate::device::{Activations, with_f32};
 use crate::model::layers::Linear;
 use crate::model::{Batch, Output, Segment};
 use crate::profile::{self, Part};
 
 /// `y` [lines, out] of `x` [lines, in] at a linear site; `segments` say whose lines they are.
-pub fn linear(x: &Tensor, layer: &Linear, segments: &[Segment]) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&AdaptedLinear { layer, segments })
+pub fn linear(x: &Activations, layer: &Linear, segments: &[Segment]) -> Result<Activations> {
+    let [y] = linear_group(x, [layer], segments)?;
+    Ok(y)
 }
 
-struct AdaptedLinear<'a> {
-    layer: &'a Linear,
-    segments: &'a [Segment],
-}
-
-impl CustomOp1 for AdaptedLinear<'_> {
-    fn name(&self) -> &'static str {
-        "adapted-linear"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = f32_slice(storage, layout)?;
-        let (outputs, inputs) = self.layer.weight.dims2()?;
-        let lines = x.len() / inputs;
-        let segments: Vec<_> = self
-            .segments
-            .iter()
-            .map(|segment| PatchedLines {
-                lines: segment.lines.clone(),
-                patch: segment.adapter.as_ref().and_then(|adapter| adapter.patch(self.layer.site)),
-            })
-            .collect();
-        let mut y = vec![0.0; lines * outputs];
-        let site = SiteWeights { weight: &self.layer.weight, bias: self.layer.bias.as_ref() };
-        apply_linear(x, &mut y, site, &segments)?;
-        Ok((CpuStorage::F32(y), Shape::from((lines, outputs))))
-    }
+/// The same at several sites that read one input, with their adapters: all in one go.
+pub fn linear_group<const N: usize>(
+    x: &Activations,
+    layers: [&Linear; N],
+    segments: &[Segment],
+) -> Result<[Activations; N]> {
+    let sites = layers.map(|layer| {
+        let patches = segments.iter().filter_map(|segment| {
+            let patch = segment.adapter.as_ref()?.patch(layer.site)?;
+            Some((segment.lines.clone(), patch))
+        });
+        PatchedSite { weight: &layer.weight, bias: layer.bias.as_ref(), patches: patches.collect() }
+    });
+    let ys = with_f32(x, |x| apply_linear(x, sites))?;
+    let lines = x.dims()[0];
+    let all = ys.into_iter().zip(layers).map(|(y, layer)| Activations::new(y, lines, layer.weight.dims()[0]));
+    let all = all.collect::<Result<Vec<_>>>()?;
+    all.try_into().map_err(|_| candle_core::Error::Msg("a group has as many results as layers".into()))
 }
 
 /// Raw label scores for each line of `x` [rows that want scores, hidden], by its row's head.
-pub fn head_scores(x: &Tensor, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+pub fn head_scores(x: &Activations, batch: &Batch) -> Result<Vec<Vec<f32>>> {
     let _timer = profile::time(Part::Heads);
     let hidden = x.dims2()?.1;
     with_f32(x, |x| {
