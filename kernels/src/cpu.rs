@@ -23,6 +23,6 @@ pub use group::{LowRank, Member, Patch, linear_group, scratch_len};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use rotary::{Rotation, rotate};
-pub use vector::{add, add_row, scale_add, scale_row};
+pub use vector::{add, add_row, scale_row};
 
 use weight::Weight;

@@ -285,8 +285,9 @@ impl Group<'_> {
     }
 
     fn expand(&self, task: &Thin<'_>) {
-        let timer = self.clock.as_ref().map(|_| Instant::now());
         self.wait();
+        // Waiting for the other threads is neither part's own.
+        let timer = self.clock.as_ref().map(|_| Instant::now());
         let Thin { member, low_rank: LowRank { b, rank, scale, .. }, .. } = *task;
         // SAFETY: the place is the patch's own in scratch memory, and all tasks that wrote it are done.
         let shrunk = unsafe { std::slice::from_raw_parts(self.shrunk.at(task.shrunk), task.lines.len() * rank) };

@@ -11,7 +11,7 @@ pub fn add(y: &mut [f32], x: &[f32]) {
 }
 
 /// `y += scale · x`.
-pub fn scale_add(y: &mut [f32], x: &[f32], scale: f32) {
+pub(super) fn scale_add(y: &mut [f32], x: &[f32], scale: f32) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += scale * x;
     }
