@@ -6,3 +6,4 @@ mod made;
 mod native;
 mod run;
 mod served;
+mod steered;
