@@ -1,4 +1,5 @@
 """Where a run happens: binaries, models, made adapters, logs."""
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Place:
             raise SystemExit(f"{self.binary} does not exist: cargo build --release, or --repertoire PATH")
         self.stores = 0
         self.logs = self.work / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir(parents=True)
 
     def decoder(self):
         return self._base("smollm2", GGUF, "benches/shapes/smollm2-135m")

@@ -27,6 +27,11 @@ def main(into):
     plain.load_state_dict(model.state_dict())
     plain.float().save_pretrained(into)
     AutoTokenizer.from_pretrained(SOURCE, gguf_file=GGUF).save_pretrained(into)
+    # Others still read this under the name that transformers gave it before version 5.
+    file = into / "config.json"
+    saved = json.loads(file.read_text())
+    saved["rope_theta"] = saved["rope_parameters"]["rope_theta"]
+    file.write_text(json.dumps(saved, indent=2))
     # The conversion forgets that this tokenizer takes digits one by one.
     file = into / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ tells them apart. A gap between two tokens counts as disturbed if it overlaps th
 """
 import time
 
-from ..bench import Bench
+from ..bench import Bench, Failed
 from ..ratio import Ratio, percentile
 from ..serve import Serve
 
@@ -20,17 +20,18 @@ def streams(place, base, server, output, points=None):
                  PROMPT, "--output-tokens", output, points=points, clients=STREAMS)
 
 
-def output_for(place, base, server, seconds):
-    """Tokens that keep the streams busy for the quiet time and so much longer, by what a token takes now."""
+def measure_of(place, base, server, seconds):
+    """By what a first token and the next take now: tokens that keep the streams busy for the quiet time and so much longer,
+    and when the quiet time is over."""
     with streams(place, base, server, 16, points=1) as trial:
-        gap = trial.point()["itl_ms"]["p50"] / 1e3
-    return int((QUIET_SECONDS + seconds) / gap) + 16
+        point = trial.point()
+    return int((QUIET_SECONDS + seconds) * 1e3 / point["itl_ms"]["p50"]) + 16, point["ttft_ms"]["p99"] / 1e3 + QUIET_SECONDS
 
 
-def beside(fore, back):
-    """A point of the streams with a point of the other load in it: both traces."""
+def beside(fore, back, pause):
+    """A point of the streams with, after a pause, a point of the other load in it: both traces."""
     fore.begin()
-    time.sleep(QUIET_SECONDS)
+    time.sleep(pause)
     back.begin()
     back.end()
     other = back.trace()
@@ -54,6 +55,8 @@ def quiet_and_disturbed(requests, other):
     start, end = min(request["start"] for request in other), max(request["end"] for request in other)
     quiet = [(before, after) for before, after in gaps(requests) if before >= begun and after <= start]
     disturbed = [(before, after) for before, after in gaps(requests) if after > start and before < end]
+    if not quiet or not disturbed:
+        raise Failed("the streams had no quiet time, or ended before the other load came: is the machine busy with others?")
     return p99(quiet), p99(disturbed)
 
 
@@ -72,14 +75,14 @@ def long_prompt(place):
             alone.wait_until_ready()
             arriving.wait_until_ready()
             first = alone.point()["ttft_ms"]["p50"]
-            output = output_for(place, base, server, 3 * first / 1e3)
+            output, pause = measure_of(place, base, server, 3 * first / 1e3)
             itl, ttft, early = ([], []), ([first], []), 0
             with streams(place, base, server, output) as fore:
                 fore.wait_until_ready()
                 for repetition in range(place.repetitions):
                     if repetition:
                         ttft[0].append(alone.point()["ttft_ms"]["p50"])
-                    requests, other = beside(fore, arriving)
+                    requests, other = beside(fore, arriving, pause)
                     quiet, disturbed = quiet_and_disturbed(requests, other)
                     itl[0].append(disturbed)
                     itl[1].append(quiet)
@@ -106,15 +109,15 @@ def cold_loads(place):
         with asks(names) as cold, asks("bench-lora-0000") as warm:
             cold.wait_until_ready()
             warm.wait_until_ready()
-            output = output_for(place, base, server, 2 * seconds)
+            output, pause = measure_of(place, base, server, 2 * seconds)
             with streams(place, base, server, output, points=2 * place.repetitions) as fore:
                 fore.wait_until_ready()
                 sides, warms, early, loads = ([], []), [], 0, []
                 for _ in range(place.repetitions):
-                    requests, other = beside(fore, warm)
+                    requests, other = beside(fore, warm, pause)
                     quiet, disturbed = quiet_and_disturbed(requests, other)
                     warms.append(disturbed / quiet)
-                    requests, other = beside(fore, cold)
+                    requests, other = beside(fore, cold, pause)
                     quiet, disturbed = quiet_and_disturbed(requests, other)
                     sides[0].append(disturbed)
                     sides[1].append(quiet)

@@ -9,7 +9,7 @@ const BYTES: usize = 1 << 29;
 /// Whole readings; the fastest is the least disturbed.
 const READINGS: usize = 7;
 /// Sums side by side, so that no addition waits for the one before.
-const LANES: usize = 32;
+const LANES: usize = 16;
 /// Parts of the memory; more than there are threads, so that one that starts late is not waited for.
 const PARTS: usize = 64;
 
