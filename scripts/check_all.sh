@@ -20,7 +20,7 @@ bench() {
     step "the benchmarks run (once each; these are no figures)"
     cargo test --workspace --locked --release --bench '*'
     # Random weights: it needs no models. The rows against PEFT need an environment of their own.
-    python3 benches/table.py --dummy --quick --repetitions 1 --only distinct-vs-base,mixed-kinds,shared-prefix,http-cost
+    python3 benches/table.py --dummy --quick --repetitions 1 --only distinct-vs-base,http-cost
 }
 
 fuzz() {
