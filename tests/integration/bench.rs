@@ -1,6 +1,7 @@
 //! `repertoire bench`, as people use it.
 
 mod foreign;
+mod impatient;
 mod in_process;
 mod made;
 mod native;
