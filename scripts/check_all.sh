@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything slower than .ci/run: run it before calling something done. Each part says what it skips and why.
-#   scripts/check_all.sh [part ...]     parts: fast release fuzz demo docker
+#   scripts/check_all.sh [part ...]     parts: fast release bench fuzz demo docker
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(fast release fuzz demo docker)
+[ ${#parts[@]} -gt 0 ] || parts=(fast release bench fuzz demo docker)
 skipped=()
 step() { printf '\n== %s\n' "$*"; }
 
@@ -14,6 +14,13 @@ fast() { .ci/run; }
 release() {
     step "the tests, optimised"
     cargo test --workspace --locked --release
+}
+
+bench() {
+    step "the benchmarks run (once each; these are no figures)"
+    cargo test --workspace --locked --release --bench '*'
+    # Random weights: it needs no models. The rows against PEFT need an environment of their own.
+    python3 benches/table.py --dummy --quick --repetitions 1 --only distinct-vs-base,http-cost
 }
 
 fuzz() {

@@ -53,8 +53,8 @@ fn load_bases(config: &Config) -> Result<(Bases, AdapterRegistry)> {
     Ok((bases, registry))
 }
 
-/// One pool for all of the process's arithmetic.
-fn start_threads(threads: usize) -> Result<()> {
+/// One pool for all of the process's arithmetic. 0: as many threads as there are cores.
+pub fn start_threads(threads: usize) -> Result<()> {
     let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,

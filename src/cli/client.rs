@@ -57,6 +57,8 @@ impl Server {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
+            // Servers hang up on connections that nobody uses, llama.cpp's after five seconds; what is then sent is lost.
+            .max_idle_age(Duration::from_secs(3))
             // As many threads as a benchmark has may use the client at once.
             .max_idle_connections(usize::MAX)
             .max_idle_connections_per_host(usize::MAX);

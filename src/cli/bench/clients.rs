@@ -13,6 +13,8 @@ use super::target::{Heard, Target};
 /// What became of a request.
 #[derive(Debug)]
 pub struct Outcome {
+    /// `None`: the base.
+    pub adapter: Option<String>,
     /// When it was planned (with a rate) or sent: latencies count from here.
     pub start: Instant,
     pub end: Instant,
@@ -54,7 +56,7 @@ fn ask<T: Target>(target: &T, mut planned: Planned, begun: Instant) -> Outcome {
     let mut heard = Heard::default();
     let result: Result<()> = question.and_then(|question| target.ask(question, &mut heard));
     let error = result.err().map(|error| format!("{error:#}"));
-    Outcome { start, end: Instant::now(), heard, error }
+    Outcome { adapter: planned.adapter, start, end: Instant::now(), heard, error }
 }
 
 /// From the first start to the last end.

@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::runtime::{Builder, Runtime};
 
+use super::lengths::Lengths;
 use super::load::{Load, Task};
 use super::target::{Heard, Target};
 use crate::adapter::{AdapterRef, Lease, TaskKind};
@@ -18,7 +19,7 @@ pub struct Engines {
     /// The one that answers requests without an adapter.
     base: Engine,
     task: Task,
-    prompt_tokens: usize,
+    prompt_tokens: Lengths,
     shared_prefix: usize,
     seed: u64,
     output_tokens: usize,
@@ -92,12 +93,10 @@ impl Target for Engines {
     type Question = Question;
 
     fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Question> {
+        let tokens = self.prompt_tokens.draw(rng);
         let mut shared = ChaCha8Rng::seed_from_u64(self.seed);
         let number = |at: usize| if at < self.shared_prefix { shared.random() } else { rng.random() };
-        Ok(Question {
-            numbers: (0..self.prompt_tokens).map(number).collect(),
-            adapter: adapter.map(str::parse).transpose()?,
-        })
+        Ok(Question { numbers: (0..tokens).map(number).collect(), adapter: adapter.map(str::parse).transpose()? })
     }
 
     fn ask(&self, question: Question, heard: &mut Heard) -> Result<()> {
@@ -128,6 +127,7 @@ impl Target for Engines {
                 Event::Finished { .. } => {}
                 Event::Done(usage) => {
                     heard.prompt_tokens = Some(usage.prompt_tokens);
+                    heard.cached_tokens = Some(usage.cached_tokens);
                     heard.output_tokens = usage.completion_tokens;
                     return Ok(());
                 }

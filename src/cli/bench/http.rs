@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+use super::extra::Extra;
 use super::load::{Load, Task};
 use super::prompts::Prompts;
 use super::target::{Heard, Target};
@@ -28,6 +29,7 @@ struct Asked {
     task: Task,
     base: Option<String>,
     output_tokens: usize,
+    extra: Option<Extra>,
 }
 
 /// A server, and prompts that are made for it.
@@ -46,7 +48,8 @@ impl Http {
         }
         let url = server.url().to_owned();
         let client = server.client();
-        let asked = Asked { api, task: load.task, base, output_tokens: load.output_tokens };
+        let (output_tokens, extra) = (load.output_tokens, load.body.clone());
+        let asked = Asked { api, task: load.task, base, output_tokens, extra };
         let prompts = calibration::run(&client, &asked, load)?;
         Ok(Self { client, url, asked, prompts })
     }
@@ -67,16 +70,28 @@ impl Asked {
         }
     }
 
+    /// Tokens that the server did not compute anew, if it says so.
+    fn cached(&self, usage: &Value) -> Option<usize> {
+        count(match self.api {
+            Api::Native => &usage["cached_tokens"],
+            Api::Openai => &usage["prompt_tokens_details"]["cached_tokens"],
+        })
+    }
+
     fn body(&self, adapter: Option<&str>, prompt: &str, output_tokens: usize, stream: bool) -> Result<Value> {
         let base = self.base.as_deref();
-        Ok(match (self.api, self.task) {
+        let mut body = match (self.api, self.task) {
             (Api::Native, Task::Generate) => native::generate(adapter, base, prompt, output_tokens, stream),
             (Api::Native, Task::Classify) => native::classify(adapter, base, prompt),
             (Api::Openai, _) => {
                 let model = adapter.or(base).context("--model must name the model of requests without an adapter")?;
                 openai::complete(model, prompt, output_tokens, stream)
             }
-        })
+        };
+        if let Some(extra) = &self.extra {
+            extra.put(&mut body, adapter);
+        }
+        Ok(body)
     }
 }
 
@@ -109,6 +124,7 @@ impl Target for Http {
             }
             let usage = &event["usage"];
             heard.prompt_tokens = count(&usage["prompt_tokens"]).or(heard.prompt_tokens);
+            heard.cached_tokens = self.asked.cached(usage).or(heard.cached_tokens);
             counted = count(&usage["completion_tokens"]).or(counted);
             Ok(())
         })?;

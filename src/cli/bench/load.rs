@@ -5,6 +5,8 @@ use clap::{Args, ValueEnum};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::extra::Extra;
+use super::lengths::Lengths;
 use super::plan::{self, Planned};
 use super::roster::Roster;
 
@@ -44,15 +46,18 @@ pub struct Load {
     /// Requests before each point that are not counted [default: as many as clients]
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
-    /// Tokens of each prompt, as the server counts them
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub prompt_tokens: usize,
+    /// Tokens of each prompt, as the server counts them; 5-50: any number between, each as often
+    #[arg(long, value_name = "N", default_value = "128")]
+    pub prompt_tokens: Lengths,
     /// Of these, the first that are the same in all prompts; the rest is random
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub shared_prefix: usize,
     /// Tokens of each answer; an end of text does not end it
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub output_tokens: usize,
+    /// Fields that every request's body has in place of the tool's own, for what only some servers know; "$adapter" is the adapter
+    #[arg(long, value_name = "JSON", conflicts_with = "in_process")]
+    pub body: Option<Extra>,
     /// Decides prompts, adapters and times. By default different in each run, so that no prompt is known from one before
     #[arg(long, value_name = "N", default_value_t = rand::random_range(0..1_000_000), hide_default_value = true)]
     pub seed: u64,
@@ -61,22 +66,15 @@ pub struct Load {
 impl Load {
     /// Refuses what cannot be measured.
     pub fn check(&self) -> Result<()> {
-        let counts = [
-            ("--requests", self.requests),
-            ("--prompt-tokens", self.prompt_tokens),
-            ("--output-tokens", self.output_tokens),
-        ];
+        let counts = [("--requests", self.requests), ("--output-tokens", self.output_tokens)];
         for (name, given) in counts.into_iter().chain(self.concurrency.iter().map(|&n| ("--concurrency", n))) {
             if given == 0 {
                 bail!("{name} must be at least 1, given 0");
             }
         }
-        if self.shared_prefix > self.prompt_tokens {
-            bail!(
-                "--shared-prefix must be at most --prompt-tokens, which is {}, given {}",
-                self.prompt_tokens,
-                self.shared_prefix
-            );
+        let (shared, shortest) = (self.shared_prefix, self.prompt_tokens.least);
+        if shared > shortest {
+            bail!("--shared-prefix must be at most --prompt-tokens, which is {shortest}, given {shared}");
         }
         if let Some(rate) = self.rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
             bail!("--rate must be over 0, given {rate}");

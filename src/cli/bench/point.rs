@@ -95,9 +95,11 @@ mod tests {
         let heard = |at: &[u64]| Heard {
             at: at.iter().map(|&ms| after(ms)).collect(),
             prompt_tokens: None,
+            cached_tokens: None,
             output_tokens: at.len(),
         };
         let outcome = |end, at: &[u64], error: Option<&str>| Outcome {
+            adapter: None,
             start,
             end: after(end),
             heard: heard(at),

@@ -10,6 +10,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::lengths::Lengths;
+
 /// One token each in the vocabularies of real models.
 const WORDS: [&str; 32] = [
     "the", "of", "and", "to", "in", "is", "it", "that", "for", "was", "on", "are", "as", "with", "his", "they", "at",
@@ -30,22 +32,22 @@ pub struct Prompts {
     constant: usize,
     /// The same where it is known by adapter: each may have a prompt format of its own.
     constants: HashMap<Option<String>, usize>,
-    tokens: usize,
+    lengths: Lengths,
     shared_tokens: usize,
     shared_seed: u64,
 }
 
 impl Prompts {
-    /// Learns from `count`, which knows what a text comes to, how to make prompts of `tokens`, the first `shared` the same in all.
+    /// Learns from `count`, which knows what a text comes to, how to make prompts of such `lengths`, the first `shared` the same in all.
     pub fn calibrate(
-        tokens: usize,
+        lengths: Lengths,
         shared: usize,
         seed: u64,
         mut count: impl FnMut(&str) -> Result<usize>,
     ) -> Result<Self> {
         let (words, constant) = costs(&mut count)?;
         let constants = HashMap::new();
-        let mut prompts = Self { words, constant, constants, tokens, shared_tokens: shared, shared_seed: seed };
+        let mut prompts = Self { words, constant, constants, lengths, shared_tokens: shared, shared_seed: seed };
         prompts.constant = prompts.fit(count)?;
         Ok(prompts)
     }
@@ -59,14 +61,17 @@ impl Prompts {
 
     /// The constant with which texts have the right length.
     fn fit(&self, mut count: impl FnMut(&str) -> Result<usize>) -> Result<usize> {
-        let (tokens, mut constant, mut counted) = (self.tokens, self.constant, 0);
+        let (tokens, mut constant, mut counted) = (self.lengths.most, self.constant, 0);
         let mut rng = ChaCha8Rng::seed_from_u64(self.shared_seed);
         for _ in 0..TRIES {
             let text = self
-                .with_constant(constant, &mut rng)
-                .with_context(|| format!("--prompt-tokens must be at least {constant}, given {tokens}"))?;
+                .with_constant(tokens, constant, &mut rng)
+                .with_context(|| format!("--prompt-tokens must be at least {constant}, given {}", self.lengths))?;
             counted = count(&text)?;
             if counted == tokens {
+                if self.lengths.least < constant {
+                    bail!("--prompt-tokens must be at least {constant}, given {}", self.lengths);
+                }
                 return Ok(constant);
             }
             constant = (constant + counted).saturating_sub(tokens);
@@ -75,22 +80,22 @@ impl Prompts {
     }
 
     /// For a server that does not say what texts come to: words are taken for one token each.
-    pub fn uncounted(tokens: usize, shared: usize, seed: u64) -> Self {
+    pub fn uncounted(lengths: Lengths, shared: usize, seed: u64) -> Self {
         let words = WORDS.map(|word| (word.to_owned(), 1)).into();
-        Self { words, constant: 1, constants: HashMap::new(), tokens, shared_tokens: shared, shared_seed: seed }
+        Self { words, constant: 1, constants: HashMap::new(), lengths, shared_tokens: shared, shared_seed: seed }
     }
 
     /// A prompt for an adapter or the base; `None` if even the first word is too long.
     pub fn text(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Option<String> {
         let constant = self.constants.get(&adapter.map(str::to_owned)).unwrap_or(&self.constant);
-        self.with_constant(*constant, rng)
+        self.with_constant(self.lengths.draw(rng), *constant, rng)
     }
 
-    fn with_constant(&self, constant: usize, rng: &mut ChaCha8Rng) -> Option<String> {
-        let mut left = self.tokens.checked_sub(constant)?;
+    fn with_constant(&self, tokens: usize, constant: usize, rng: &mut ChaCha8Rng) -> Option<String> {
+        let mut left = tokens.checked_sub(constant)?;
         let mut text = FIRST.to_owned();
         let mut shared = ChaCha8Rng::seed_from_u64(self.shared_seed);
-        let unshared = self.tokens - self.shared_tokens;
+        let unshared = tokens - self.shared_tokens;
         while left > unshared && self.add(&mut text, &mut left, &mut shared) {}
         while self.add(&mut text, &mut left, rng) {}
         text.push_str(&FILLER.repeat(left));
@@ -139,11 +144,15 @@ mod tests {
 
     use super::*;
 
+    fn exactly(tokens: usize) -> Lengths {
+        Lengths { least: tokens, most: tokens }
+    }
+
     /// Checks 50 prompts of every length, with and without a shared start.
     fn check(count: impl Fn(&str) -> usize + Copy, lengths: impl IntoIterator<Item = usize>) {
         for tokens in lengths {
             for shared in [0, tokens / 2] {
-                let prompts = Prompts::calibrate(tokens, shared, 7, |text| Ok(count(text))).unwrap();
+                let prompts = Prompts::calibrate(exactly(tokens), shared, 7, |text| Ok(count(text))).unwrap();
                 let mut rng = ChaCha8Rng::seed_from_u64(9);
                 let texts: HashSet<String> = (0..50).map(|_| prompts.text(None, &mut rng).unwrap()).collect();
                 assert!(texts.iter().all(|text| count(text) == tokens), "{tokens}: {texts:?}");
@@ -177,7 +186,7 @@ mod tests {
     #[test]
     fn the_shared_start_is_the_same_in_all_prompts_and_the_rest_is_not() {
         let count = |text: &str| text.split(' ').count() + 1;
-        let prompts = Prompts::calibrate(100, 40, 1, |text| Ok(count(text))).unwrap();
+        let prompts = Prompts::calibrate(exactly(100), 40, 1, |text| Ok(count(text))).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let texts: Vec<String> = (0..3).map(|_| prompts.text(None, &mut rng).unwrap()).collect();
         let words: Vec<Vec<&str>> = texts.iter().map(|text| text.split(' ').collect()).collect();
@@ -188,7 +197,7 @@ mod tests {
     #[test]
     fn an_adapter_with_a_prompt_format_gets_shorter_texts() {
         let count = |text: &str| text.split(' ').count() + 1;
-        let mut prompts = Prompts::calibrate(50, 0, 1, |text| Ok(count(text))).unwrap();
+        let mut prompts = Prompts::calibrate(exactly(50), 0, 1, |text| Ok(count(text))).unwrap();
         prompts.learn(Some("formatted"), |text| Ok(count(text) + 9)).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         assert_eq!(count(&prompts.text(Some("formatted"), &mut rng).unwrap()), 41);
@@ -196,9 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn prompts_are_of_all_lengths_between_two() {
+        let count = |text: &str| text.split(' ').count() + 2;
+        let lengths = Lengths { least: 5, most: 9 };
+        let prompts = Prompts::calibrate(lengths, 0, 1, |text| Ok(count(text))).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let seen: HashSet<usize> = (0..100).map(|_| count(&prompts.text(None, &mut rng).unwrap())).collect();
+        assert_eq!(seen, (5..=9).collect());
+        let short = Prompts::calibrate(Lengths { least: 2, most: 9 }, 0, 0, |text| Ok(count(text))).unwrap_err();
+        assert!(format!("{short:#}").contains("at least 3, given 2-9"), "{short:#}");
+    }
+
+    #[test]
     fn what_cannot_be_made_is_said() {
-        let short = Prompts::calibrate(2, 0, 0, |text| Ok(text.split(' ').count() + 2)).unwrap_err();
+        let short = Prompts::calibrate(exactly(2), 0, 0, |text| Ok(text.split(' ').count() + 2)).unwrap_err();
         assert!(format!("{short:#}").contains("at least 3, given 2"), "{short:#}");
-        assert!(Prompts::calibrate(20, 0, 0, |_| Ok(5)).is_err());
+        assert!(Prompts::calibrate(exactly(20), 0, 0, |_| Ok(5)).is_err());
     }
 }

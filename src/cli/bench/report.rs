@@ -109,7 +109,7 @@ fn notes(load: &Load, outcomes: &[Outcome]) -> Vec<String> {
     let mut notes: Vec<String> = errors.iter().map(|error| format!("error: {}", error.replace('\n', " "))).collect();
     let answered = || outcomes.iter().filter(|outcome| outcome.error.is_none());
     let other = |count: usize, wanted: usize| count != wanted;
-    let prompts = answered().filter(|o| o.heard.prompt_tokens.is_some_and(|n| other(n, load.prompt_tokens))).count();
+    let prompts = answered().filter(|o| o.heard.prompt_tokens.is_some_and(|n| !load.prompt_tokens.contain(n))).count();
     if prompts > 0 {
         notes.push(format!("{prompts} prompts did not have {} tokens as the server counts them", load.prompt_tokens));
     }

@@ -24,6 +24,8 @@ pub struct Heard {
     pub at: Vec<Instant>,
     /// As the server counted them, if it says so.
     pub prompt_tokens: Option<usize>,
+    /// Of these, those it had computed before.
+    pub cached_tokens: Option<usize>,
     /// As the server counted them, else as they came.
     pub output_tokens: usize,
 }
