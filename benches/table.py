@@ -12,6 +12,7 @@ the median of A over the median of B, and the lowest and highest ratio of a neig
 """
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def main():
     names = options.only.split(",") if options.only else list(rows.ALL)
     if unknown := [name for name in names if name not in rows.ALL]:
         parser.error(f"unknown row {unknown[0]!r}; known: {', '.join(rows.ALL)}")
+    # What was started must not outlive this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     place = Place(options)
     measured = []
     for name in names:

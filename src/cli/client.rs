@@ -52,16 +52,26 @@ impl Server {
         &self.url
     }
 
-    /// A client of it.
+    /// A client of it that uses connections again.
     pub fn client(self) -> Client {
+        // As many threads as a benchmark has may use the client at once.
+        self.client_that_keeps(usize::MAX)
+    }
+
+    /// A client that connects for each request: some servers, llama.cpp's among them, say that a connection stays and hang
+    /// up after a stream all the same. What is sent on it just then is lost.
+    pub fn fresh_client(self) -> Client {
+        self.client_that_keeps(0)
+    }
+
+    fn client_that_keeps(self, connections: usize) -> Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
-            // Servers hang up on connections that nobody uses, llama.cpp's after five seconds; what is then sent is lost.
+            // Servers hang up on connections that nobody uses, many after five seconds.
             .max_idle_age(Duration::from_secs(3))
-            // As many threads as a benchmark has may use the client at once.
-            .max_idle_connections(usize::MAX)
-            .max_idle_connections_per_host(usize::MAX);
+            .max_idle_connections(connections)
+            .max_idle_connections_per_host(connections);
         // A proxy that is configured for the world has no way to this machine.
         let local = ["//localhost", "//127.", "//[::1]"].iter().any(|host| self.url.contains(host));
         let config = if local { config.proxy(None) } else { config };

@@ -11,6 +11,7 @@ one that is not counted.
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -61,6 +62,8 @@ def main():
     parser.add_argument("--repertoire", type=Path, default=ROOT / "target/release/repertoire")
     parser.add_argument("--peft-python", type=Path, default=WORK / "peft/bin/python")
     options = parser.parse_args()
+    # The server must not outlive this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     files = [converted(folder, options.peft_python, WORK / "llama_cpp/adapters") for folder in options.adapters]
     batches = [int(batch) for batch in options.batch.split(",")]
     with socket.socket() as free:

@@ -47,7 +47,7 @@ impl Http {
             bail!("--task classify needs --api native: OpenAI's interface has no classification");
         }
         let url = server.url().to_owned();
-        let client = server.client();
+        let client = if api == Api::Openai { server.fresh_client() } else { server.client() };
         let (output_tokens, extra) = (load.output_tokens, load.body.clone());
         let asked = Asked { api, task: load.task, base, output_tokens, extra };
         let prompts = calibration::run(&client, &asked, load)?;
