@@ -4,9 +4,10 @@ use std::time::Duration;
 
 /// What prompts may add to a step, as a share of the time it takes without them. Then the time between two tokens at most
 /// doubles while a prompt is computed, and the prompt, which has nearly half of the time, takes about twice as long as alone.
+/// Where more wait for their first token than for their next, the share is larger by as much.
 const SHARE: f64 = 0.9;
-/// How long a step may take in which nobody is being answered: who comes meanwhile waits as long, and the weights are read
-/// once for so much work. Where reading them alone takes long, prompts may take as long again.
+/// How long such a larger share, or a step in which nobody is being answered, may take: who comes meanwhile waits as long, and
+/// the weights are read once for so much work. Where reading them alone takes long, prompts may take as long again.
 const UNDISTURBED: f64 = 0.25; // s
 /// Tokens of the first steps, when nothing was measured yet. A step may have so many, or twice those of the last.
 const UNKNOWN: usize = 64;
@@ -37,12 +38,16 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The most prompt tokens of a step in which `decoding` rows decode.
-    pub fn prompt_tokens(&self, decoding: usize) -> usize {
+    /// The most prompt tokens of a step in which `decoding` rows decode while `prompts` requests wait for their first token.
+    pub fn prompt_tokens(&self, decoding: usize, prompts: usize) -> usize {
         let [fixed, row, token] = [self.cost[0], self.cost[1] / ROWS, self.cost[2] / TOKENS];
+        let undisturbed = (UNDISTURBED - fixed).max(fixed);
         let time = match decoding {
-            0 => (UNDISTURBED - fixed).max(fixed),
-            rows => SHARE * (fixed + row * rows as f64),
+            0 => undisturbed,
+            rows => {
+                let share = SHARE * (fixed + row * rows as f64);
+                (share * prompts as f64 / rows as f64).min(undisturbed).max(share)
+            }
         };
         // Nothing measured is 0/0. A float too large for an integer becomes the largest, not a number becomes 0.
         let affordable = (time / token) as usize;
@@ -114,12 +119,12 @@ mod tests {
         /// Steps with as many tokens of prompts as there may be; answers those of the last.
         fn run(&self, pace: &mut Pace, decoding: usize, steps: usize) -> usize {
             for step in 0..steps {
-                let mut tokens = pace.prompt_tokens(decoding);
+                let mut tokens = pace.prompt_tokens(decoding, 1);
                 // Not every prompt ends with its piece.
                 tokens -= step % 4 * tokens / 10;
                 pace.note(decoding, tokens, self.step(decoding, tokens));
             }
-            pace.prompt_tokens(decoding)
+            pace.prompt_tokens(decoding, 1)
         }
     }
 
@@ -135,9 +140,19 @@ mod tests {
     }
 
     #[test]
+    fn many_who_wait_for_their_first_token_get_more_than_few_who_are_being_answered() {
+        let mut pace = Pace::default();
+        (0..20).for_each(|_| pace.note(2, 0, SMALL.step(2, 0)));
+        let few = SMALL.run(&mut pace, 2, 60);
+        let took = |tokens| SMALL.step(2, tokens).as_secs_f64();
+        assert!((3 * few..=5 * few).contains(&pace.prompt_tokens(2, 8)));
+        assert!(took(pace.prompt_tokens(2, 1000)) < UNDISTURBED + took(0));
+    }
+
+    #[test]
     fn a_step_that_disturbs_nobody_is_longer() {
         let mut pace = Pace::default();
-        assert_eq!((pace.prompt_tokens(0), pace.prompt_tokens(3)), (UNKNOWN, UNKNOWN));
+        assert_eq!((pace.prompt_tokens(0, 1), pace.prompt_tokens(3, 1)), (UNKNOWN, UNKNOWN));
         let took = SMALL.step(0, SMALL.run(&mut pace, 0, 60)).as_secs_f64();
         assert!((0.2..0.3).contains(&took), "{took}");
     }
@@ -171,7 +186,7 @@ mod tests {
         (0..50).for_each(|_| pace.note(7, 0, SMALL.step(7, 0)));
         let before = SMALL.run(&mut pace, 7, 60);
         pace.note(7, before, Duration::from_secs(30));
-        assert!(pace.prompt_tokens(7) <= 4 * before);
+        assert!(pace.prompt_tokens(7, 1) <= 4 * before);
         let after = SMALL.run(&mut pace, 7, 60);
         assert!((before / 2..=before * 3 / 2).contains(&after), "{before}, then {after}");
     }

@@ -110,6 +110,11 @@ impl Scheduler {
         self.running.values().filter(|unit| unit.decodes()).map(|unit| unit.branches.len()).sum()
     }
 
+    /// Units that wait for their first token.
+    pub fn prompts(&self) -> usize {
+        self.waiting.values().chain(self.running.values()).filter(|unit| !unit.has_begun()).count()
+    }
+
     /// How often a unit gave its blocks back to others.
     pub fn preemptions(&self) -> u64 {
         self.preemptions

@@ -117,8 +117,8 @@ impl Worker {
         let _timer = profile::time(Part::Step);
         let plan = {
             let _timer = profile::time(Part::Plan);
-            let decoding = self.scheduler.decoding();
-            self.scheduler.plan(self.pace.prompt_tokens(decoding))
+            let (decoding, prompts) = (self.scheduler.decoding(), self.scheduler.prompts());
+            self.scheduler.plan(self.pace.prompt_tokens(decoding, prompts))
         };
         // Before anything is heard of the step: who hears an event and looks at the counts finds its request in them.
         self.shared.count_step();
