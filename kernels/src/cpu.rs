@@ -3,6 +3,8 @@
 mod activation;
 mod ahead;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod expand;
 mod floats;
 mod functions;

@@ -5,102 +5,85 @@ use std::time::Duration;
 /// What prompts may add to a step, as a share of the time it takes without them. Then the time between two tokens at most
 /// doubles while a prompt is computed, and the prompt, which has nearly half of the time, takes about twice as long as alone.
 /// Where more wait for their first token than for their next, the share is larger by as much.
-const SHARE: f64 = 0.9;
+const SHARE: f64 = 0.88;
 /// How long such a larger share, or a step in which nobody is being answered, may take: who comes meanwhile waits as long, and
-/// the weights are read once for so much work. Where reading them alone takes long, prompts may take as long again.
+/// the weights are read once for so much work.
 const UNDISTURBED: f64 = 0.25; // s
-/// Tokens of the first steps, when nothing was measured yet. A step may have so many, or twice those of the last.
+/// Tokens of the first steps, when nothing was measured yet. A step may have so many, or twice those of the last; one that
+/// disturbs nobody always may, however long the weights take.
 const UNKNOWN: usize = 64;
-/// Fewer are not worth a step of their own.
+/// Fewer are not worth a step's trouble.
 const LEAST: usize = 8;
-/// Units in which rows and tokens are about as large as 1.
-const ROWS: f64 = 8.0;
-const TOKENS: f64 = 64.0;
-/// How much the past still counts after a step.
-const MEMORY: f64 = 0.95;
-/// How much the last costs count in the next, against a step of the past.
-const INERTIA: f64 = 1e-3;
-/// A step that takes more than so many times what was expected counts as just that: the machine was busy, or asleep.
+/// After so many steps with prompts, one without them says again how long that takes; sooner if many rows came or went.
+const MIXED: u32 = 64;
+const MIXED_OTHERS: u32 = 4;
+/// Weight of the newest measurement.
+const NEWEST: f64 = 0.25;
+/// What takes more than so many times what was expected counts as just that: the machine was busy, or asleep.
 const SURPRISE: f64 = 3.0;
 
-/// Measured speeds of this engine: the time of a step as `cost · [1, rows that decode / 8, tokens of prompts / 64]`, by least squares
-/// over the last steps.
+/// Measured speeds of this engine.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Seconds; no part is negative.
-    cost: [f64; 3],
-    /// Sums over steps, newer ones more: of products of what steps had ...
-    moments: [[f64; 3]; 3],
-    /// ... and of these with their times.
-    times: [f64; 3],
+    /// Seconds of a step that only decodes.
+    decode: Option<f64>,
+    /// Rows of the last such step.
+    rows: usize,
+    /// Steps with prompts since then.
+    mixed: u32,
+    /// Seconds that a token of a prompt adds to a step that decodes.
+    added: Option<f64>,
+    /// Seconds of a token in a step of nothing else, its part of what every step takes included.
+    alone: Option<f64>,
     /// Prompt tokens of the last step that had any.
     last: usize,
 }
 
 impl Pace {
     /// The most prompt tokens of a step in which `decoding` rows decode while `prompts` requests wait for their first token.
+    /// None for now and then a step that only decodes.
     pub fn prompt_tokens(&self, decoding: usize, prompts: usize) -> usize {
-        let [fixed, row, token] = [self.cost[0], self.cost[1] / ROWS, self.cost[2] / TOKENS];
-        let undisturbed = (UNDISTURBED - fixed).max(fixed);
-        let time = match decoding {
-            0 => undisturbed,
-            rows => {
-                let share = SHARE * (fixed + row * rows as f64);
-                (share * prompts as f64 / rows as f64).min(undisturbed).max(share)
-            }
-        };
-        // Nothing measured is 0/0. A float too large for an integer becomes the largest, not a number becomes 0.
-        let affordable = (time / token) as usize;
         let most = UNKNOWN.max(2 * self.last);
-        match (affordable, decoding) {
-            (0, _) if token == 0.0 => UNKNOWN,
-            (tokens, 0) => tokens.clamp(UNKNOWN, most),
-            (tokens, _) => tokens.clamp(LEAST, most),
+        if decoding == 0 {
+            return self.alone.map_or(UNKNOWN, |token| ((UNDISTURBED / token) as usize).clamp(UNKNOWN, most));
         }
+        let others = decoding.abs_diff(self.rows) * 4 > self.rows;
+        let Some(step) = self.decode.filter(|_| self.mixed < if others { MIXED_OTHERS } else { MIXED }) else {
+            return 0;
+        };
+        let Some(token) = self.added.or(self.alone) else { return UNKNOWN };
+        let share = step * SHARE;
+        let time = (share * prompts as f64 / decoding as f64).min(UNDISTURBED).max(share);
+        ((time / token) as usize).clamp(LEAST, most)
     }
 
     /// Takes note of how long a step took.
     pub fn note(&mut self, decoding: usize, prompt_tokens: usize, took: Duration) {
-        let step = [1.0, decoding as f64 / ROWS, prompt_tokens as f64 / TOKENS];
-        let expected: f64 = self.cost.iter().zip(step).map(|(cost, amount)| cost * amount).sum();
-        let mut took = took.as_secs_f64();
-        // What was never seen is no surprise.
-        if expected > 0.0 && (prompt_tokens == 0 || self.cost[2] > 0.0) {
-            took = took.min(SURPRISE * expected);
-        }
-        for i in 0..3 {
-            for j in 0..3 {
-                self.moments[i][j] = self.moments[i][j] * MEMORY + step[i] * step[j];
-            }
-            self.times[i] = self.times[i] * MEMORY + step[i] * took;
-        }
-        self.fit();
+        let took = took.as_secs_f64();
         if prompt_tokens > 0 {
             self.last = prompt_tokens;
         }
-    }
-
-    /// Solves the normal equations, drawn slightly towards the last costs: where the last steps were all alike and cannot tell
-    /// the parts from each other, what earlier ones said of it remains.
-    fn fit(&mut self) {
-        let (mut m, mut t) = (self.moments, self.times);
-        for i in 0..3 {
-            m[i][i] += INERTIA;
-            t[i] += INERTIA * self.cost[i];
-        }
-        // Gaussian elimination; what is added above keeps the pivots positive.
-        for pivot in 0..3 {
-            for row in 0..3 {
-                if row != pivot {
-                    let factor = m[row][pivot] / m[pivot][pivot];
-                    let (from, by) = (m[pivot], t[pivot]);
-                    m[row].iter_mut().zip(from).for_each(|(m, p)| *m -= factor * p);
-                    t[row] -= factor * by;
-                }
+        match (decoding, prompt_tokens) {
+            (0, 0) => {}
+            (rows, 0) => {
+                // Of other rows nothing is known yet.
+                let old = self.decode.filter(|_| rows == self.rows);
+                self.decode = mixed(old, took);
+                (self.rows, self.mixed) = (rows, 0);
+            }
+            (0, tokens) => self.alone = mixed(self.alone, took / tokens as f64),
+            (_, tokens) => {
+                self.mixed += 1;
+                // Noise may make a fuller step look faster; a token never costs nothing.
+                let added = (took - self.decode.unwrap_or(0.0)).max(took * 0.1);
+                self.added = mixed(self.added.or(self.alone), added / tokens as f64);
             }
         }
-        self.cost = std::array::from_fn(|i| (t[i] / m[i][i]).max(0.0));
     }
+}
+
+fn mixed(old: Option<f64>, newest: f64) -> Option<f64> {
+    Some(old.map_or(newest, |old| old + (newest.min(old * SURPRISE) - old) * NEWEST))
 }
 
 #[cfg(test)]
@@ -116,7 +99,7 @@ mod tests {
             Duration::from_secs_f64(ms / 1000.0)
         }
 
-        /// Steps with as many tokens of prompts as there may be; answers those of the last.
+        /// Steps with as many tokens of prompts as there may be; answers how many the next may have.
         fn run(&self, pace: &mut Pace, decoding: usize, steps: usize) -> usize {
             for step in 0..steps {
                 let mut tokens = pace.prompt_tokens(decoding, 1);
@@ -124,7 +107,10 @@ mod tests {
                 tokens -= step % 4 * tokens / 10;
                 pace.note(decoding, tokens, self.step(decoding, tokens));
             }
-            pace.prompt_tokens(decoding, 1)
+            match pace.prompt_tokens(decoding, 1) {
+                0 => self.run(pace, decoding, 1),
+                tokens => tokens,
+            }
         }
     }
 
@@ -152,7 +138,8 @@ mod tests {
     #[test]
     fn a_step_that_disturbs_nobody_is_longer() {
         let mut pace = Pace::default();
-        assert_eq!((pace.prompt_tokens(0, 1), pace.prompt_tokens(3, 1)), (UNKNOWN, UNKNOWN));
+        assert_eq!(pace.prompt_tokens(0, 1), UNKNOWN);
+        assert_eq!(pace.prompt_tokens(3, 1), 0, "first it has to be known how long it takes without prompts");
         let took = SMALL.step(0, SMALL.run(&mut pace, 0, 60)).as_secs_f64();
         assert!((0.2..0.3).contains(&took), "{took}");
     }
@@ -176,7 +163,7 @@ mod tests {
             SMALL.run(&mut pace, rows, 2);
         }
         let tokens = SMALL.run(&mut pace, 32, 100);
-        let right = 0.9 * (20.0 + 96.0) / 2.0;
+        let right = SHARE * (20.0 + 96.0) / 2.0;
         assert!((0.6 * right..1.5 * right).contains(&(tokens as f64)), "{tokens}, {right} would be right");
     }
 

@@ -137,7 +137,8 @@ impl Scheduler {
         self.waiting.insert(id, Unit::new(demand, adapter, prompt));
     }
 
-    /// Plans the next step: who is let in, every branch that decodes, then at most `prompt_tokens` tokens of prompts.
+    /// Plans the next step: who is let in, every branch that decodes, then at most `prompt_tokens` tokens of prompts
+    /// (at least one if nothing else runs).
     ///
     /// Taken as said that the last plan was carried out, unless [`Self::fail`] says otherwise.
     pub fn plan(&mut self, prompt_tokens: usize) -> Plan {
@@ -151,7 +152,9 @@ impl Scheduler {
             self.decode(&mut plan, id);
         }
         plan.decoding = plan.rows.len();
-        let tokens = prompt_tokens.max(1).min(self.budget.tokens - plan.decoding);
+        // Somebody has to run.
+        let least = usize::from(plan.rows.is_empty());
+        let tokens = prompt_tokens.max(least).min(self.budget.tokens - plan.decoding);
         for (id, tokens) in grants(self.backlogs(), tokens) {
             plan.prompt_tokens += self.prefill(&mut plan, id, tokens);
         }
@@ -351,11 +354,6 @@ fn next_piece(id: UnitId, unit: &mut Unit, branch: usize, budget: usize, pool: &
     let goal = if unit.branches.len() == 1 { unit.known(branch) } else { unit.known(branch) - 1 };
     let mut end = goal.min(start + budget);
     if unit.demand.cached {
-        // A piece that ends with a block lets others with the same tokens go on from there.
-        let whole = end - end % BLOCK_TOKENS;
-        if end < goal && whole > start {
-            end = whole;
-        }
         let blocks = &mut unit.branches[branch].blocks;
         while blocks.len() * BLOCK_TOKENS < end {
             match pool.take() {

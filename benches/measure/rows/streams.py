@@ -3,7 +3,10 @@
 The streams run quietly for a while, then the other load comes: both sides of a ratio are parts of one point, and time alone
 tells them apart. A gap between two tokens counts as disturbed if it overlaps the time of the other load.
 """
+import http.client
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 
 from ..bench import Bench, Failed
 from ..ratio import Ratio, percentile
@@ -93,35 +96,75 @@ def long_prompt(place):
             Ratio("long-prompt-ttft", ttft[1], ttft[0], "ms", at_most=2.2, also=also)]
 
 
-def cold_loads(place):
-    """Requests for adapters that are never resident: each is loaded, answers one token, and makes way for the next.
+class Loads:
+    """Loads without requests: adapters that are not resident are pinned, one after the other, and let go at once."""
 
-    `warm` beside it is the same load on one adapter that stays: what the prompts alone do.
+    def __init__(self, server, names, rate, seconds):
+        self.server, self.rate, self.seconds = server, rate, seconds
+        self.names = cycle(names)
+        self.requests = []
+
+    def begin(self):
+        self.requests = []
+        self.pool = ThreadPoolExecutor(self.rate)
+        start = time.time()
+        self.waiting = [self.pool.submit(self._load, start + i / self.rate, next(self.names))
+                        for i in range(self.rate * self.seconds)]
+
+    def _load(self, at, name):
+        time.sleep(max(at - time.time(), 0))
+        begun = time.time()
+        for method in ("PUT", "DELETE"):
+            connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=60)
+            connection.request(method, f"/v1/adapters/{name}/pin")
+            answer = connection.getresponse()
+            answer.read()
+            connection.close()
+            if answer.status != 200:
+                raise Failed(f"{method} /v1/adapters/{name}/pin answered {answer.status}")
+        self.requests.append({"start": begun, "end": time.time()})
+
+    def end(self):
+        for load in self.waiting:
+            load.result()
+        self.pool.shutdown()
+
+    def trace(self):
+        return self.requests
+
+
+def cold_loads(place):
+    """Adapters that are not resident are loaded at a steady rate: by name alone, then by requests for a token.
+
+    `warm` is what the same requests do for an adapter that stays: their own arithmetic.
     """
     base = place.decoder()
     rate, seconds, adapters = 20, place.less(5, 2), 60
     store, names = place.adapters(base, "cold", adapters, "lora", "--rank", "16", "--targets", "all-linear", "--dtype", "bf16")
-    # Room for three of them: the one that comes next was thrown out long ago.
-    with Serve(place, base, store, "adapters.host_bytes=32MiB") as server:
+    # Room for a few of them: the one that comes next was thrown out long ago.
+    with Serve(place, base, store, "adapters.host_bytes=64MiB") as server:
         asks = lambda names: Bench(place, "--url", server.url, "--base", base.name, "--adapters", names, "--rate", rate,
                                    "--requests", rate * seconds, "--warmup", 0, "--prompt-tokens", 4, "--output-tokens", 1,
                                    clients=rate)
+        pins = Loads(server, [f"bench-lora-{number:04}" for number in range(adapters)], rate, seconds)
         with asks(names) as cold, asks("bench-lora-0000") as warm:
             cold.wait_until_ready()
             warm.wait_until_ready()
             output, pause = measure_of(place, base, server, 2 * seconds)
-            with streams(place, base, server, output, points=2 * place.repetitions) as fore:
+            with streams(place, base, server, output, points=3 * place.repetitions) as fore:
                 fore.wait_until_ready()
-                sides, warms, early, loads = ([], []), [], 0, []
+                disturbs, warms, rates = {pins: [], cold: []}, [], {pins: [], cold: []}
                 for _ in range(place.repetitions):
                     requests, other = beside(fore, warm, pause)
                     quiet, disturbed = quiet_and_disturbed(requests, other)
                     warms.append(disturbed / quiet)
-                    requests, other = beside(fore, cold, pause)
-                    quiet, disturbed = quiet_and_disturbed(requests, other)
-                    sides[0].append(disturbed)
-                    sides[1].append(quiet)
-                    early += ended_early(requests, other)
-                    loads.append(round(len(other) / (max(o["end"] for o in other) - min(o["start"] for o in other)), 1))
-    also = {"warm_ratios": [round(ratio, 3) for ratio in warms], "loads_per_s": loads, "ended_early": early}
-    return [Ratio("cold-loads", sides[0], sides[1], "ms", at_most=1.2, also=also)]
+                    for load, values in disturbs.items():
+                        requests, other = beside(fore, load, pause)
+                        quiet, disturbed = quiet_and_disturbed(requests, other)
+                        values.append((disturbed, quiet))
+                        span = max(o["end"] for o in other) - min(o["start"] for o in other)
+                        rates[load].append(round(len(other) / span, 1))
+    row = lambda name, load, also: Ratio(name, *map(list, zip(*disturbs[load])), "ms", at_most=1.2,
+                                         also={"loads_per_s": rates[load], **also})
+    return [row("cold-loads", pins, {}),
+            row("cold-requests", cold, {"warm_ratios": [round(ratio, 3) for ratio in warms]})]

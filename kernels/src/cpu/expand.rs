@@ -1,5 +1,7 @@
 //! The second half of a low-rank product, added to what is there: `y += scale · (shrunk·Bᵀ)`.
 
+#[cfg(target_arch = "x86_64")]
+use super::dots::{dot_eight, dot_one};
 use super::floats::each_type;
 use super::{Floats, Weight};
 
@@ -67,11 +69,11 @@ impl Expansion<'_> {
                 unsafe {
                     let y = y.add(line * self.outputs + column);
                     if count == 8 {
-                        let dots = dot_eight(shrunk, b);
+                        let dots = dot_eight(shrunk, b.as_ptr(), rank);
                         _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), _mm256_mul_ps(scale, dots)));
                     } else {
                         for (i, b) in b.chunks_exact(rank).enumerate() {
-                            *y.add(i) += self.scale * dot_one(shrunk, b);
+                            *y.add(i) += self.scale * dot_one(shrunk, b.as_ptr());
                         }
                     }
                 }
@@ -79,72 +81,6 @@ impl Expansion<'_> {
             column += count;
         }
     }
-}
-
-/// Eight dot products of `x` with neighbouring rows of `w` [8, x.len()], each in the order of [`super::product`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dot_eight<W: Weight>(x: &[f32], w: &[W]) -> std::arch::x86_64::__m256 {
-    use std::arch::x86_64::*;
-    let (rank, whole) = (x.len(), x.len() - x.len() % 8);
-    let mut sums = [_mm256_setzero_ps(); 8];
-    let mut k = 0;
-    while k < whole {
-        // SAFETY: `k + 8` lies inside `x` and inside each row.
-        unsafe {
-            let value = _mm256_loadu_ps(x.as_ptr().add(k));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm256_fmadd_ps(value, W::load8(w.as_ptr().add(i * rank + k)), *sum);
-            }
-        }
-        k += 8;
-    }
-    let dots = add_lanes_of_eight(sums);
-    if whole == rank {
-        return dots;
-    }
-    let mut tails = [0f32; 8];
-    for (tail, w) in tails.iter_mut().zip(w.chunks_exact(rank)) {
-        for k in whole..rank {
-            *tail += x[k] * w[k].widen();
-        }
-    }
-    // SAFETY: eight numbers.
-    _mm256_add_ps(dots, unsafe { _mm256_loadu_ps(tails.as_ptr()) })
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dot_one<W: Weight>(x: &[f32], w: &[W]) -> f32 {
-    use std::arch::x86_64::*;
-    let whole = x.len() - x.len() % 8;
-    let mut sum = _mm256_setzero_ps();
-    let mut k = 0;
-    while k < whole {
-        // SAFETY: `k + 8` lies inside both.
-        sum = unsafe { _mm256_fmadd_ps(_mm256_loadu_ps(x.as_ptr().add(k)), W::load8(w.as_ptr().add(k)), sum) };
-        k += 8;
-    }
-    let mut tail = 0.0;
-    for k in whole..x.len() {
-        tail += x[k] * w[k].widen();
-    }
-    super::product::add_lanes(sum) + tail
-}
-
-/// The sums of the lanes of each of eight vectors, added in the order of [`super::product::add_lanes`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn add_lanes_of_eight(v: [std::arch::x86_64::__m256; 8]) -> std::arch::x86_64::__m256 {
-    use std::arch::x86_64::*;
-    // Four lanes of vector i in the lower half, of vector i + 4 in the upper one.
-    let four = |i: usize| {
-        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(v[i], v[i + 4]), _mm256_permute2f128_ps::<0x31>(v[i], v[i + 4]))
-    };
-    // Two lanes of i, then two of i + 1.
-    let two = |a, b| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xEE>(a, b));
-    let (low, high) = (two(four(0), four(1)), two(four(2), four(3)));
-    _mm256_add_ps(_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xDD>(low, high))
 }
 
 #[cfg(test)]

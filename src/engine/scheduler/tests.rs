@@ -31,12 +31,12 @@ fn a_long_prompt_is_cut_to_the_budget_and_decoding_goes_on_beside_it() {
     enqueue(&mut s, 1, demand(2, 10, 1));
     enqueue(&mut s, 2, demand(100, 10, 1));
     let plan = s.plan(20);
-    assert_eq!(shape(&plan), [(1, 0, 2), (2, 0, 16)]);
-    assert_eq!((plan.rows[0].last, plan.rows[1].last, plan.decoding, plan.prompt_tokens), (true, false, 0, 18));
+    assert_eq!(shape(&plan), [(1, 0, 2), (2, 0, 18)]);
+    assert_eq!((plan.rows[0].last, plan.rows[1].last, plan.decoding, plan.prompt_tokens), (true, false, 0, 20));
     s.grow(UnitId(1), &[(0, 7)]);
     let plan = s.plan(20);
-    assert_eq!(shape(&plan), [(1, 2, 1), (2, 16, 16)]);
-    assert_eq!((&plan.rows[0].tokens[..], plan.decoding, plan.prompt_tokens), (&[7][..], 1, 16));
+    assert_eq!(shape(&plan), [(1, 2, 1), (2, 18, 20)]);
+    assert_eq!((&plan.rows[0].tokens[..], plan.decoding, plan.prompt_tokens), (&[7][..], 1, 20));
 }
 
 #[test]

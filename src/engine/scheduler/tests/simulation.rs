@@ -120,7 +120,7 @@ impl Simulation {
             self.inside.remove(&id);
             return;
         }
-        let most = 1 + self.choice() % self.budget.tokens;
+        let most = self.choice() % (1 + self.budget.tokens);
         let plan = self.scheduler.plan(most);
         self.check_plan(&plan, most);
         if self.choice() % 29 == 28 {
@@ -143,7 +143,7 @@ impl Simulation {
         let tokens: usize = plan.rows.iter().map(|row| row.tokens.len()).sum();
         assert!(tokens <= self.budget.tokens, "{tokens} tokens in a step of {}", self.budget.tokens);
         assert_eq!(tokens, plan.decoding + plan.prompt_tokens);
-        assert!(plan.prompt_tokens <= most, "{} tokens of prompts, at most {most}", plan.prompt_tokens);
+        assert!(plan.prompt_tokens <= most.max(1), "{} tokens of prompts, at most {most}", plan.prompt_tokens);
         assert!(self.scheduler.running() <= self.budget.running);
         let written = self.written(plan);
         assert_eq!(written.iter().collect::<HashSet<_>>().len(), written.len(), "two rows write the same place");
