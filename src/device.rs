@@ -1,4 +1,4 @@
-//! Device and dtype: where tensors live, and how kernels see them.
+//! Device and dtype: where tensors live, how kernels see them, and the memory of a step's matrices.
 
 mod activations;
 mod buffers;

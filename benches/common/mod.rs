@@ -1,7 +1,9 @@
 //! Bases with random weights, made adapters, and batches through the engine: what the benchmarks have in common.
 
-// Each benchmark is a crate of its own and uses a part of this.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    reason = "each benchmark is a crate of its own, as it loads a base of its own, and uses a part of this"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

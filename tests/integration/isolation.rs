@@ -84,7 +84,8 @@ async fn a_prompt_asked_again_is_found_in_the_cache_by_its_adapter_alone() {
     let entries = golden.entries();
     let kinds = ["lora", "prompt", "prefix"].map(|name| entries.iter().find(|entry| entry["adapter"] == name).unwrap());
     for entry in std::iter::once(&entries[0]).chain(kinds) {
-        for (times, found) in [0, 48, 48].into_iter().enumerate() {
+        let mut cached = vec![];
+        for _ in 0..3 {
             let mut request = golden.request_for(entry, &entry["generate"][0]);
             let own = request.prompt.clone();
             request.prompt.extend(own.iter().cycle().take(60));
@@ -94,9 +95,11 @@ async fn a_prompt_asked_again_is_found_in_the_cache_by_its_adapter_alone() {
                     break usage;
                 }
             };
-            assert!((found.min(1)..=usage.prompt_tokens).contains(&usage.cached_tokens), "{times}: {usage:?}");
-            assert!(usage.cached_tokens + 16 >= found, "{} {times}: {usage:?}", entry["adapter"]);
+            assert!(usage.cached_tokens < usage.prompt_tokens, "{usage:?}");
+            cached.push(usage.cached_tokens);
         }
+        // The adapters before it were asked the same.
+        assert!(cached[0] == 0 && cached[1] >= 32 && cached[2] == cached[1], "{} {cached:?}", entry["adapter"]);
     }
 }
 
