@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::AdapterError;
 use super::package::is_adapter_file;
@@ -14,7 +15,7 @@ mod zipped;
 const MAX_ENTRIES: usize = 4096;
 /// The adapter files in a `.zip` or `.tar.gz`; one top folder is allowed, other files are ignored. Never unpacks more
 /// than `max_bytes` (413 above it).
-pub fn unpack(archive: &[u8], max_bytes: u64) -> Result<BTreeMap<String, Arc<[u8]>>, AdapterError> {
+pub fn unpack(archive: &[u8], max_bytes: u64) -> Result<BTreeMap<String, Bytes>, AdapterError> {
     let mut files = Files { kept: BTreeMap::new(), folder: None, stray: None, left: max_bytes, max: max_bytes };
     if archive.starts_with(b"PK\x03\x04") || archive.starts_with(b"PK\x05\x06") {
         zipped::read(archive, &mut files)?;
@@ -50,7 +51,7 @@ pub(super) fn member(path: &str) -> Result<(Option<&str>, &str), AdapterError> {
 
 /// What was kept so far, and how much more may be.
 struct Files {
-    kept: BTreeMap<String, Arc<[u8]>>,
+    kept: BTreeMap<String, Bytes>,
     /// The folder of the files kept; `Some(None)` is the top.
     folder: Option<Option<String>>,
     /// A file in another folder, while nothing at the top outranks both.

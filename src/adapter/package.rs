@@ -1,8 +1,8 @@
 //! An adapter as it is uploaded and stored: files and metadata.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::archive::member;
@@ -31,14 +31,14 @@ pub(super) fn is_adapter_file(name: &str) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Package {
     /// File name (no folders) to content.
-    pub files: BTreeMap<String, Arc<[u8]>>,
+    pub files: BTreeMap<String, Bytes>,
     pub metadata: Metadata,
 }
 
 impl Package {
     /// The adapter among named files; others are left out. Names may stand in one folder (`adapter/prompt.json`).
     pub fn from_files<N: AsRef<str>>(
-        files: impl IntoIterator<Item = (N, Arc<[u8]>)>,
+        files: impl IntoIterator<Item = (N, Bytes)>,
         metadata: Metadata,
     ) -> Result<Self, AdapterError> {
         let mut package = Self { files: BTreeMap::new(), metadata };
@@ -95,9 +95,15 @@ impl Package {
         for (name, content) in &self.files {
             listing.push_str(&format!("{name}\0{}\n", Digest::of(content).hex()));
         }
-        // Struct fields serialise in one order and absent ones are left out, so equal metadata has equal text.
-        listing.push_str(&serde_json::to_string(&self.metadata).expect("metadata has string keys only"));
+        listing.push_str(&self.metadata.canonical());
         Digest::of(listing.as_bytes())
+    }
+}
+
+impl Metadata {
+    /// JSON text: struct fields serialise in one order and absent ones are left out, so equal metadata has equal text.
+    pub(super) fn canonical(&self) -> String {
+        serde_json::to_string(self).expect("metadata has string keys only")
     }
 }
 

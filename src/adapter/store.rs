@@ -22,16 +22,19 @@
 //! any more are moved to `tmp/` and deleted afterwards. What a crash leaves between two of these steps is a folder in
 //! `tmp/` or a package without a name; both are removed at the next start.
 //!
-//! Blob digests are checked whenever a package is read. Derived files are not forced: a damaged one is written again.
+//! Blob digests are checked when a package is read for the first time since the start, and a checksum of what passed whenever
+//! it is read again. Derived files are not forced: a damaged one is written again.
 
 mod durable;
 mod package_folder;
 mod placed;
 mod record;
+mod seal;
 mod summary;
 
 pub(super) use placed::{Note, Stamp};
 pub(super) use record::{Record, RecordedVersion, WriteError};
+pub(super) use seal::Seal;
 pub(super) use summary::Summary;
 
 use std::collections::HashSet;

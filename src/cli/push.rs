@@ -1,9 +1,9 @@
 //! `repertoire push`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use clap::Args;
 use serde_json::Value;
 
@@ -68,11 +68,11 @@ impl Push {
     }
 }
 
-type Files = Vec<(String, Arc<[u8]>)>;
+type Files = Vec<(String, Bytes)>;
 
 /// The adapter's files in a folder (checked here: a wrong folder should not travel), or the one archive.
 fn files(path: &Path) -> Result<Files> {
-    let read = |path: &Path| std::fs::read(path).map(Arc::from).with_context(|| path.display().to_string());
+    let read = |path: &Path| std::fs::read(path).map(Bytes::from).with_context(|| path.display().to_string());
     if !path.exists() {
         bail!("{} does not exist", path.display());
     }
@@ -93,7 +93,7 @@ pub fn read_folder(folder: &Path) -> Result<Package> {
         // A training folder may hold gigabytes of optimizer state: that is not even read.
         if path.is_file() && (name.starts_with("adapter_") || name.starts_with("prompt")) {
             let content = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            files.push((name.to_owned(), Arc::from(content)));
+            files.push((name.to_owned(), Bytes::from(content)));
         }
     }
     Package::from_files(files, Metadata::default()).with_context(|| format!("{} holds no adapter", folder.display()))
@@ -106,7 +106,7 @@ struct Form {
 }
 
 impl Form {
-    fn new(id: &str, files: &[(String, Arc<[u8]>)], metadata: Option<&str>) -> Self {
+    fn new(id: &str, files: &[(String, Bytes)], metadata: Option<&str>) -> Self {
         // Random: it must not stand in a file.
         let mut form = Self { boundary: format!("repertoire-{}", uuid::Uuid::now_v7().simple()), body: Vec::new() };
         form.part("name=\"id\"", id.as_bytes());

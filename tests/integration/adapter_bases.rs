@@ -75,7 +75,7 @@ pub fn package(base: &str, name: &str, metadata: Metadata) -> Package {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        (name, Arc::<[u8]>::from(std::fs::read(path).unwrap()))
+        (name, std::fs::read(path).unwrap().into())
     });
     Package::from_files(files.collect::<Vec<_>>(), metadata).unwrap()
 }

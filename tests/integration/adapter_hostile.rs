@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
-use std::sync::Arc;
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -204,7 +203,7 @@ fn changed_bytes_give_an_adapter_or_a_refusal() {
         let name = &names[rng.random_range(0..names.len())];
         let mut bytes = package.files[name].to_vec();
         mutate(&mut bytes, &mut rng);
-        package.files.insert(name.clone(), Arc::from(bytes));
+        package.files.insert(name.clone(), bytes.into());
         match against(&package, &GPT2) {
             Ok(_) => {}
             Err(AdapterError::Invalid(_) | AdapterError::Unsupported(_)) => refusals += 1,

@@ -294,7 +294,10 @@ fn bases_that_are_not_served() {
 }
 
 fn of(files: &[(&str, &[u8])]) -> Result<Package, AdapterError> {
-    Package::from_files(files.iter().map(|(name, bytes)| (*name, Arc::from(*bytes))), Metadata::default())
+    Package::from_files(
+        files.iter().map(|(name, bytes)| (*name, bytes::Bytes::copy_from_slice(bytes))),
+        Metadata::default(),
+    )
 }
 
 #[test]

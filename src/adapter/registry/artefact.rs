@@ -12,7 +12,7 @@ use super::flight::{Flight, twin};
 use super::loaders::Loaders;
 use super::residency::Residency;
 use super::slot::{Slot, SlotState};
-use crate::adapter::store::{Store, Summary};
+use crate::adapter::store::{Seal, Store, Summary};
 use crate::adapter::{Adapter, AdapterError, AdapterName, Digest, Lease, Package};
 
 /// From files to tensors; the digest is the package's.
@@ -44,6 +44,8 @@ pub struct Artefact {
     /// The hand-placed folder that has (or had) this content.
     placed: Mutex<Option<AdapterName>>,
     summary: Mutex<Option<Arc<Summary>>>,
+    /// That its files are what the digest says.
+    seal: Seal,
     all: Arc<Artefacts>,
 }
 
@@ -73,6 +75,7 @@ impl Artefacts {
             stored: AtomicBool::new(false),
             placed: Mutex::new(None),
             summary: Mutex::new(None),
+            seal: Seal::default(),
             all: self.clone(),
         });
         table.insert(digest, Arc::downgrade(&artefact));
@@ -191,12 +194,12 @@ impl Artefact {
     /// Its files and metadata, checked against the digest.
     pub fn package(&self) -> Result<Package, AdapterError> {
         if self.stored.load(Ordering::Acquire) {
-            return self.all.store.read(&self.digest);
+            return self.all.store.read(&self.digest, &self.seal);
         }
         let name = self.placed.lock().clone();
         let name = name.ok_or_else(|| AdapterError::NotFound(self.digest.to_string()))?;
         let (package, _) = self.all.store.read_placed(&name)?;
-        if package.digest() == self.digest {
+        if self.seal.confirms(&package, &self.digest) {
             return Ok(package);
         }
         let message = format!("the folder of {name} is no longer what {} was", self.digest);

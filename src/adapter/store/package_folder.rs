@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::durable::{Temporary, at, sync_folder, write_new};
-use super::{Store, Summary};
+use super::{Seal, Store, Summary};
 use crate::adapter::{AdapterError, Digest, Metadata, Package};
 
 const MANIFEST: &str = ".package.json";
@@ -38,7 +38,7 @@ impl Store {
     /// Stores a package under its digest: whole, or not at all. One that is there already is checked, and mended where it is damaged.
     pub fn put(&self, digest: &Digest, package: &Package) -> io::Result<()> {
         let target = self.package(digest);
-        if target.is_dir() && self.read(digest).is_ok() {
+        if target.is_dir() && self.read(digest, &Seal::default()).is_ok() {
             return Ok(());
         }
         let folder = self.write(package)?;
@@ -68,8 +68,8 @@ impl Store {
         Ok(folder)
     }
 
-    /// Reads a package and checks that it is what its digest says.
-    pub fn read(&self, digest: &Digest) -> Result<Package, AdapterError> {
+    /// Reads a package and checks that it is what its digest says; `seal` remembers that.
+    pub fn read(&self, digest: &Digest, seal: &Seal) -> Result<Package, AdapterError> {
         let folder = self.package(digest);
         let manifest = read_manifest(&folder).map_err(AdapterError::Store)?;
         let mut package = Package { metadata: manifest.metadata, ..Package::default() };
@@ -77,7 +77,7 @@ impl Store {
             let content = read_file(&folder.join(name)).map_err(AdapterError::Store)?;
             package.files.insert(name.clone(), content);
         }
-        if package.digest() == *digest {
+        if seal.confirms(&package, digest) {
             return Ok(package);
         }
         let differs =
@@ -158,16 +158,7 @@ fn read_manifest(folder: &Path) -> io::Result<Manifest> {
     serde_json::from_slice(&text).map_err(|e| at(&path, e.into()))
 }
 
-/// Reads a file straight to where it stays: adapters are large, and a second copy of one would cost as much as the reading.
-pub(super) fn read_file(path: &Path) -> io::Result<Arc<[u8]>> {
-    let read = || {
-        let mut file = fs::File::open(path)?;
-        let length = file.metadata()?.len() as usize;
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
-        if let Some(bytes) = Arc::get_mut(&mut bytes) {
-            file.read_exact(bytes)?;
-        }
-        Ok(bytes)
-    };
-    read().map_err(|e| at(path, e))
+/// Reads a whole file.
+pub(super) fn read_file(path: &Path) -> io::Result<Bytes> {
+    fs::read(path).map(Bytes::from).map_err(|e| at(path, e))
 }

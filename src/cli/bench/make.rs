@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -132,7 +133,7 @@ impl Make {
 
 /// What this server itself would refuse is no use to anybody.
 fn check_readable(files: &[(&str, Vec<u8>)], map: &SiteMap, max_rank: usize) -> Result<()> {
-    let files = files.iter().map(|(name, content)| (*name, Arc::from(content.as_slice())));
+    let files = files.iter().map(|(name, content)| (*name, Bytes::copy_from_slice(content)));
     let package = Package::from_files(files, Metadata::default())?;
     Adapter::read(&package, &[Arc::new(map.clone())], &ReadLimits { max_rank })
         .context("such adapters cannot be applied")?;

@@ -1,7 +1,5 @@
 //! The multipart form of an upload.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::http::StatusCode;
@@ -93,13 +91,11 @@ fn parse_metadata(bytes: &[u8]) -> Result<Metadata, ApiError> {
     })
 }
 
-/// The adapter among files, or in the one archive. Takes time and, until it is done, up to twice the memory: for off
+/// The adapter among files, or in the one archive. Takes time and, for an archive, memory for what is in it: for off
 /// the async threads, and in turn.
 pub fn package(files: Files, metadata: Metadata, max_bytes: u64) -> Result<Package, ApiError> {
     let at_files = |error: AdapterError| ApiError::from(error).at("files");
     let Some((name, archive)) = files.iter().find(|(name, _)| is_archive(name)) else {
-        // One after the other: what has been copied is let go.
-        let files = files.into_iter().map(|(name, bytes)| (name, Arc::from(&bytes[..])));
         return Package::from_files(files, metadata).map_err(at_files);
     };
     if files.len() > 1 {

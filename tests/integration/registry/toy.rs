@@ -111,8 +111,8 @@ pub const BYTES: u64 = 400;
 /// A package of 100 numbers, all `seed`.
 pub fn package(seed: u32) -> Package {
     let mut package = Package::default();
-    package.files.insert("adapter_config.json".into(), Arc::from(format!("{{\"seed\": {seed}}}").into_bytes()));
-    package.files.insert("adapter_model.safetensors".into(), Arc::from(seed.to_le_bytes().repeat(100)));
+    package.files.insert("adapter_config.json".into(), format!("{{\"seed\": {seed}}}").into());
+    package.files.insert("adapter_model.safetensors".into(), seed.to_le_bytes().repeat(100).into());
     package
 }
 
