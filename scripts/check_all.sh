@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything slower than .ci/run: run it before calling something done. Each part says what it skips and why.
-#   scripts/check_all.sh [part ...]     parts: fast release bench fuzz demo docker
+#   scripts/check_all.sh [part ...]     parts: fast release bench fuzz demo cuda docker
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(fast release bench fuzz demo docker)
+[ ${#parts[@]} -gt 0 ] || parts=(fast release bench fuzz demo cuda docker)
 skipped=()
 step() { printf '\n== %s\n' "$*"; }
 
@@ -31,6 +31,16 @@ fuzz() {
 demo() {
     step "the demonstration"
     scripts/demo.sh
+}
+
+cuda() {
+    step "the kernels for GPUs, built and linted (no GPU is needed; on one, scripts/gpu_check.sh runs their tests)"
+    export_line=$(scripts/setup_nvcc.sh)
+    (
+        eval "$export_line"
+        cargo clippy -p repertoire-kernels --all-targets --locked --features cuda -- -D warnings
+        cargo test -p repertoire-kernels --locked --features cuda
+    )
 }
 
 docker() {

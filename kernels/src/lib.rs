@@ -2,3 +2,5 @@
 //! a request's answer is the same, to the bit, alone and among others.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;

@@ -1,0 +1,112 @@
+//! Matrices, and parts of them, in a GPU's memory.
+
+use std::ops::Range;
+
+use super::gpu::Arg;
+use super::{Dtype, Slice};
+
+/// Neighbouring columns of the lines of a matrix.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    slice: &'a Slice,
+    /// Where the first column of the first line is.
+    offset: usize,
+    lines: usize,
+    /// Numbers from one line to the next.
+    stride: usize,
+    width: usize,
+}
+
+/// How queries, keys and values are cut into heads: heads / kv_heads query heads share one key-value head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// All of `slice` [lines, width].
+    ///
+    /// # Panics
+    /// If it is not whole lines.
+    pub fn new(slice: &'a Slice, width: usize) -> Self {
+        assert!(width > 0 && slice.len().is_multiple_of(width), "{} numbers in lines of {width}", slice.len());
+        Self { slice, offset: 0, lines: slice.len() / width, stride: width, width }
+    }
+
+    /// Some of the columns.
+    ///
+    /// # Panics
+    /// If they lie outside, or there are none.
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        assert!(columns.start < columns.end && columns.end <= self.width, "columns {columns:?} of {}", self.width);
+        Self { offset: self.offset + columns.start, width: columns.len(), ..self }
+    }
+
+    /// Some of the lines.
+    ///
+    /// # Panics
+    /// If they lie outside.
+    pub fn rows(self, lines: Range<usize>) -> Self {
+        assert!(lines.start <= lines.end && lines.end <= self.lines, "lines {lines:?} of {}", self.lines);
+        Self { offset: self.offset + lines.start * self.stride, lines: lines.len(), ..self }
+    }
+
+    /// How many lines.
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// How many columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// What its numbers are.
+    pub fn dtype(&self) -> Dtype {
+        self.slice.dtype()
+    }
+
+    /// Lines, columns, dtype: what kernels ask for.
+    pub(super) fn is(&self, dtype: Dtype, lines: usize, width: usize) -> bool {
+        (self.dtype(), self.lines, self.width) == (dtype, lines, width)
+    }
+
+    /// Where its first number is.
+    pub(super) fn pointer(&self) -> Arg {
+        Arg::Pointer(self.address())
+    }
+
+    /// Numbers from one line to the next.
+    pub(super) fn stride(&self) -> Arg {
+        Arg::count(self.stride)
+    }
+
+    /// Whether every line begins at a multiple of 16 bytes.
+    pub(super) fn aligned(&self) -> bool {
+        self.address().is_multiple_of(16) && (self.stride * self.dtype().bytes()).is_multiple_of(16)
+    }
+
+    fn address(&self) -> u64 {
+        self.slice.pointer() + (self.offset * self.dtype().bytes()) as u64
+    }
+}
+
+impl Heads {
+    /// Columns of all queries of a token.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Columns of all keys, or all values, of a token.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Query heads that share a key-value head.
+    pub fn group(&self) -> usize {
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "{self:?}");
+        self.heads / self.kv_heads
+    }
+}
