@@ -5,10 +5,24 @@
 
 #[cfg(test)]
 mod checks;
+mod decode;
+mod elementwise;
+mod embed;
 mod gpu;
+mod kv;
 mod matrix;
 mod memory;
+mod norm;
+mod prefill;
+mod rotary;
 
+pub use decode::{Decode, attend_decode, decode_scratch};
+pub use elementwise::{activate, add_row, gate};
+pub use embed::{Embedding, VirtualTokens, embed};
 pub use gpu::{Gpu, GpuError};
+pub use kv::{BLOCK_TOKENS, KvLayer, KvStore, copy_blocks, write_prefix};
 pub use matrix::{Heads, Matrix};
 pub use memory::{Dtype, Slice};
+pub use norm::{Back, Norm, add_norm, norm};
+pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
+pub use rotary::{Rotary, rotate_store};
