@@ -3,26 +3,38 @@
 //! Everything runs in order on the one stream of a [`Gpu`]. Matrices are [`Slice`]s, row by row. Arithmetic is f32 wherever
 //! more than one number is summed; weights and activations are f32, f16 or bf16.
 
+mod adapters;
 #[cfg(test)]
 mod checks;
+mod choose;
 mod decode;
 mod elementwise;
 mod embed;
+mod gemm;
 mod gpu;
 mod kv;
 mod matrix;
 mod memory;
 mod norm;
 mod prefill;
+mod product;
 mod rotary;
+mod table;
 
+pub use adapters::{
+    Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, tiles,
+};
+pub use choose::{Choice, choose, choose_scratch_len};
 pub use decode::{Decode, attend_decode, decode_scratch};
 pub use elementwise::{activate, add_row, gate};
 pub use embed::{Embedding, VirtualTokens, embed};
+pub use gemm::Gemm;
 pub use gpu::{Gpu, GpuError};
 pub use kv::{BLOCK_TOKENS, KvLayer, KvStore, copy_blocks, write_prefix};
 pub use matrix::{Heads, Matrix};
 pub use memory::{Dtype, Slice};
 pub use norm::{Back, Norm, add_norm, norm};
 pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
+pub use product::{FEW_LINES, Product, ProductScratch, Store, product, product_scratch_len};
 pub use rotary::{Rotary, rotate_store};
+pub use table::{LowRank, MOST_RANK, SitePatch, Table};

@@ -1,0 +1,265 @@
+// What adapters change about a site, as the host lays it down, and the thin products.
+#pragma once
+
+#include "products.cuh"
+
+namespace products {
+
+// One slot of a site. Pointers may be null; those to matrices are aligned to 16 bytes.
+struct Entry {
+    const void* a;           // [rank, inputs]
+    const void* b;           // [outputs, rank]
+    const void* scale;       // [outputs]
+    const void* rescale;     // [outputs]
+    const void* rescale_in;  // [inputs]
+    const void* bias;        // [outputs], in place of the base's
+    uint32_t rank;           // 0: no a, no b
+    uint32_t dtype;          // of a and b
+    uint32_t row_dtype;      // of the rows
+    float alpha;
+};
+
+// Lines that a block takes at once.
+constexpr int RUN = 8;
+// The highest rank.
+constexpr int MOST_RANK = 256;
+
+// Some neighbouring lines of one slot.
+struct Run {
+    uint32_t slot;
+    int first;
+    int lines;
+};
+
+// The run that starts at a line of at most 64, or one of no lines if an earlier block takes it.
+__device__ __forceinline__ Run run_at(const uint32_t* slots, int line, int lines) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t slot = slots[line];
+    const uint32_t low = __ballot_sync(~0u, lane < lines && slots[lane] == slot);
+    const uint32_t high = __ballot_sync(~0u, lane + 32 < lines && slots[lane + 32] == slot);
+    const uint64_t same = static_cast<uint64_t>(high) << 32 | low;
+    // The nearest line before this one that is another slot's.
+    const uint64_t others = ~same & ((1ull << line) - 1);
+    const int start = others ? 64 - __clzll(others) : 0;
+    if ((line - start) % RUN != 0) return {slot, line, 0};
+    const uint64_t after = ~(same >> line);
+    const int alike = after ? __ffsll(after) - 1 : 64;
+    return {slot, line, min(alike, RUN)};
+}
+
+// What one of 64 lanes (two warps) adds to a row of a times up to LINES lines of x [.., inputs].
+template <int LINES, typename A, typename T>
+__device__ __forceinline__ void
+shrink_row(const A* a, const T* x, int inputs, int lines, int start, float (&sums)[LINES]) {
+    // One line leaves registers for more loads under way.
+    constexpr int BATCH = LINES == 1 ? 8 : 4;
+    const int pieces = inputs / 8;
+    for (int first = start; first < pieces; first += 64 * BATCH) {
+        Eight<A> weights[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const int piece = first + 64 * i;
+            weights[i] = load_eight_once_if(a + static_cast<size_t>(piece) * 8, piece < pieces);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const int piece = first + 64 * i;
+            if (piece >= pieces) break;
+            float row[8];
+            floats_of(weights[i], row);
+#pragma unroll
+            for (int line = 0; line < LINES; line++) {
+                if (line >= lines) break;
+                float numbers[8];
+                floats_of(load_eight(x + static_cast<size_t>(line) * inputs + piece * 8), numbers);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sums[line] = fmaf(row[j], numbers[j], sums[line]);
+            }
+        }
+    }
+}
+
+// Ranks that a block shrinks at once: two warps each.
+constexpr int SHRINK_RANKS = 4;
+
+// h [lines, pitch] = alpha · x [lines, inputs] · aᵀ for the ranks of a block, of up to LINES lines. All threads come here.
+template <int LINES, typename A, typename T>
+__device__ __forceinline__ void
+shrink_lines(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch, int first_rank) {
+    __shared__ float halves[SHRINK_RANKS][LINES];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int mine = warp / 2, half = warp % 2;
+    const int rank = first_rank + mine;
+    float sums[LINES] = {};
+    if (rank < entry.rank) {
+        const A* row = static_cast<const A*>(entry.a) + static_cast<size_t>(rank) * inputs;
+        shrink_row<LINES>(row, x, inputs, lines, half * 32 + lane, sums);
+#pragma unroll
+        for (int line = 0; line < LINES; line++) sums[line] = sum_of_warp(sums[line]);
+        if (half == 1 && lane == 0) {
+#pragma unroll
+            for (int line = 0; line < LINES; line++) halves[mine][line] = sums[line];
+        }
+    }
+    __syncthreads();
+    if (rank < entry.rank && half == 0 && lane == 0) {
+#pragma unroll
+        for (int line = 0; line < LINES; line++) {
+            if (line < lines) h[static_cast<size_t>(line) * pitch + rank] = entry.alpha * (sums[line] + halves[mine][line]);
+        }
+    }
+    __syncthreads();
+}
+
+template <typename A, typename T>
+__device__ __forceinline__ void
+shrink_run(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch) {
+    for (int rank = blockIdx.x * SHRINK_RANKS; rank < entry.rank; rank += gridDim.x * SHRINK_RANKS) {
+        if (lines == 1) {
+            shrink_lines<1, A>(entry, x, h, lines, inputs, pitch, rank);
+        } else {
+            shrink_lines<RUN, A>(entry, x, h, lines, inputs, pitch, rank);
+        }
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void shrink(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch) {
+    if (entry.dtype == F32) {
+        shrink_run<float>(entry, x, h, lines, inputs, pitch);
+    } else if (entry.dtype == F16) {
+        shrink_run<__half>(entry, x, h, lines, inputs, pitch);
+    } else {
+        shrink_run<__nv_bfloat16>(entry, x, h, lines, inputs, pitch);
+    }
+}
+
+// Columns of y that a block expands: a thread each when they are finished.
+constexpr int EXPAND_COLUMNS = 256;
+
+// sums [line][column] = b [.., rank] · h [line] for the block's columns, of which `columns` are there. All threads come here.
+template <int LINES, typename B>
+__device__ __forceinline__ void expand_lines(
+    const B* b, int rank, int columns, const float (&h)[RUN][MOST_RANK], float (&sums)[RUN][EXPAND_COLUMNS]) {
+    constexpr int PIECE = 8;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (rank % PIECE != 0) {
+        // Rows of b are not aligned, or end within a piece.
+        if (threadIdx.x < columns) {
+            float mine[LINES] = {};
+            for (int r = 0; r < rank; r++) {
+                const float weight = to_float(b[static_cast<size_t>(threadIdx.x) * rank + r]);
+#pragma unroll
+                for (int line = 0; line < LINES; line++) mine[line] = fmaf(weight, h[line][r], mine[line]);
+            }
+#pragma unroll
+            for (int line = 0; line < LINES; line++) sums[line][threadIdx.x] = mine[line];
+        }
+        return;
+    }
+    // So many lanes share a row that a warp reads whole lines of the cache.
+    const int pieces = rank / PIECE;
+    const int shares = pieces >= 8 ? 8 : pieces >= 4 ? 4 : pieces >= 2 ? 2 : 1;
+    const int share = lane % shares, step = 32 / shares;
+#pragma unroll 2
+    for (int pass = 0; pass < shares; pass++) {
+        const int column = warp * 32 + pass * step + lane / shares;
+        float mine[LINES] = {};
+        for (int piece = share; piece < pieces; piece += shares) {
+            const B* at = b + static_cast<size_t>(column) * rank + piece * PIECE;
+            float row[8];
+            floats_of(load_eight_once_if(at, column < columns), row);
+#pragma unroll
+            for (int line = 0; line < LINES; line++) {
+                const float4 low = *reinterpret_cast<const float4*>(&h[line][piece * PIECE]);
+                const float4 high = *reinterpret_cast<const float4*>(&h[line][piece * PIECE + 4]);
+                const float numbers[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+                for (int j = 0; j < 8; j++) mine[line] = fmaf(row[j], numbers[j], mine[line]);
+            }
+        }
+#pragma unroll
+        for (int line = 0; line < LINES; line++) {
+            for (int apart = shares / 2; apart > 0; apart /= 2) mine[line] += __shfl_xor_sync(~0u, mine[line], apart);
+            if (share == 0) sums[line][column] = mine[line];
+        }
+    }
+}
+
+template <typename B>
+__device__ __forceinline__ void expand_run(
+    const Entry& entry, int first, int lines, int columns, const float (&h)[RUN][MOST_RANK],
+    float (&sums)[RUN][EXPAND_COLUMNS]) {
+    const B* b = static_cast<const B*>(entry.b) + static_cast<size_t>(first) * entry.rank;
+    if (lines == 1) {
+        expand_lines<1>(b, entry.rank, columns, h, sums);
+    } else {
+        expand_lines<RUN>(b, entry.rank, columns, h, sums);
+    }
+}
+
+// What a column's sums become: rescale ⊙ (scale ⊙ sum + bias).
+template <typename T> struct Finish {
+    bool scaled, moved, rescaled;
+    float scale, move, rescale;
+
+    __device__ __forceinline__ Finish(const Entry& entry, const T* bias, int column)
+        : scaled(entry.scale), moved(entry.bias || bias), rescaled(entry.rescale), scale(1.0f), move(0.0f), rescale(1.0f) {
+        if (scaled) scale = number_at(entry.scale, entry.row_dtype, column);
+        if (rescaled) rescale = number_at(entry.rescale, entry.row_dtype, column);
+        if (entry.bias) {
+            move = number_at(entry.bias, entry.row_dtype, column);
+        } else if (bias) {
+            move = to_float(bias[column]);
+        }
+    }
+
+    // Rounded one by one, so that a compiler's fused operations do not decide.
+    __device__ __forceinline__ float operator()(float sum) const {
+        if (scaled) sum = __fmul_rn(sum, scale);
+        if (moved) sum = __fadd_rn(sum, move);
+        if (rescaled) sum = __fmul_rn(sum, rescale);
+        return sum;
+    }
+};
+
+// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to RUN lines and the columns of a block. `h` is [lines, h_pitch] of
+// the run's lines; base and y are [lines, pitch] of the run's lines from the site's first column on. All threads come here.
+template <typename T>
+__device__ __forceinline__ void expand(
+    const Entry& entry, const float* h, int h_pitch, const float* base, const T* bias, void* y, int lines, int outputs,
+    int pitch, uint32_t mode) {
+    __shared__ __align__(16) float shrunk[RUN][MOST_RANK];
+    __shared__ float sums[RUN][EXPAND_COLUMNS];
+    const int first = blockIdx.x * EXPAND_COLUMNS, column = first + threadIdx.x;
+    if (first >= outputs) return;
+    if (entry.rank != 0) {
+        // Lines of a run that are not there are zeros.
+        for (int i = threadIdx.x; i < (lines == 1 ? 1 : RUN) * MOST_RANK; i += EXPAND_COLUMNS) {
+            const int line = i / MOST_RANK, r = i % MOST_RANK;
+            const bool there = line < lines && r < entry.rank;
+            shrunk[line][r] = there ? h[static_cast<size_t>(line) * h_pitch + r] : 0.0f;
+        }
+        __syncthreads();
+        const int columns = min(outputs - first, EXPAND_COLUMNS);
+        if (entry.dtype == F32) {
+            expand_run<float>(entry, first, lines, columns, shrunk, sums);
+        } else if (entry.dtype == F16) {
+            expand_run<__half>(entry, first, lines, columns, shrunk, sums);
+        } else {
+            expand_run<__nv_bfloat16>(entry, first, lines, columns, shrunk, sums);
+        }
+        __syncthreads();
+    }
+    if (column < outputs) {
+        const Finish<T> finish(entry, bias, column);
+        for (int line = 0; line < lines; line++) {
+            const size_t at = static_cast<size_t>(line) * pitch + column;
+            const float number = base[at];
+            put<T>(y, at, finish(entry.rank != 0 ? number + sums[line][threadIdx.x] : number), mode);
+        }
+    }
+    __syncthreads();
+}
+
+}  // namespace products

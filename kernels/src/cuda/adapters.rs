@@ -1,0 +1,215 @@
+//! What adapters add to products, all adapters of a batch in one launch: first `x·Aᵀ`, then `B` times that, and what follows.
+
+use super::gpu::{Arg, Source, source};
+use super::product::mode;
+use super::{Dtype, Gpu, GpuError, Slice, Store, Table};
+
+const ADAPTERS: Source = source!("adapters");
+
+/// The most sites of a launch.
+pub const MOST_SITES: usize = 4;
+/// The most lines whose slots kernels look up one by one.
+pub const MOST_SLOT_LINES: usize = 64;
+/// The most lines of a tile; as in `cuda/adapters.cu`.
+pub const TILE_LINES: usize = 64;
+
+/// Which lines are whose.
+#[derive(Clone, Copy)]
+pub enum LinesOf<'a> {
+    /// Each line's slot: u32 `[lines]`, up to [`MOST_SLOT_LINES`]. Neighbours of one slot share the reading of its matrices.
+    Slots(&'a Slice),
+    /// Runs of lines of one slot: u32 [tiles, 3] of slot, first line, and lines, as [`tiles`] makes them. A line is in one.
+    Tiles(&'a Slice),
+}
+
+/// Sites that read the same x, and the lines there.
+#[derive(Clone, Copy)]
+pub struct Sites<'a> {
+    /// Up to [`MOST_SITES`], with equally many inputs and slots.
+    pub tables: &'a [&'a Table],
+    pub lines_of: LinesOf<'a>,
+    pub lines: usize,
+    /// Scratch memory for the shrunk lines: f32 [sites, lines, most rank of the tables].
+    pub shrunk: &'a Slice,
+    /// What activations are.
+    pub dtype: Dtype,
+}
+
+/// What an expansion ends with. Columns of the sites follow each other.
+#[derive(Clone, Copy)]
+pub struct Expansion<'a> {
+    /// The base's products: f32 [lines, outputs of all sites].
+    pub base: &'a Slice,
+    /// The base's bias: `[outputs of all sites]`, of the activations' dtype.
+    pub bias: Option<&'a Slice>,
+    /// [lines, outputs of all sites], of the activations' dtype or f32.
+    pub y: &'a Slice,
+    pub store: Store,
+}
+
+/// The slots of lines, as u32 [tiles, 3]: slot, first line, lines.
+pub fn tiles(slots: &[u32]) -> Vec<u32> {
+    let mut tiles = Vec::new();
+    let mut first = 0;
+    for run in slots.chunk_by(|a, b| a == b) {
+        for part in run.chunks(TILE_LINES) {
+            tiles.extend([part[0], first, part.len() as u32]);
+            first += part.len() as u32;
+        }
+    }
+    tiles
+}
+
+/// `shrunk = alpha · x·Aᵀ` for every line and site with a low-rank patch; x is [lines, inputs]. Of a line, the first numbers are
+/// written, as many as its patch's rank. A line's numbers do not depend on other lines.
+///
+/// # Panics
+/// If a shape or a dtype does not fit.
+pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
+    let Some(first) = sites.check() else { return Ok(()) };
+    let inputs = first.inputs();
+    assert_eq!((x.dtype(), x.len()), (sites.dtype, sites.lines * inputs), "x is [lines, inputs]");
+    assert!(x.pointer().is_multiple_of(16), "x is aligned to 16 bytes");
+    let (lines_of, blocks) = sites.lines_of.blocks(sites.lines);
+    let numbers = [sites.lines, inputs, sites.most_rank()].map(|number| Arg::U32(number as u32));
+    let shrunk = Arg::Pointer(sites.shrunk.pointer());
+    let slots = Arg::U32(first.slots() as u32);
+    let args = [&[Arg::Pointer(x.pointer()), lines_of][..], &sites.tables(), &[slots, shrunk], &numbers].concat();
+    // A block takes 4 ranks, and then the next that no block has.
+    let chunks = sites.most_rank().div_ceil(4).min(16);
+    let grid = (chunks as u32, blocks, sites.tables.len() as u32);
+    let shared = match sites.lines_of {
+        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => SHRINK_TILE_BYTES,
+        _ => 0,
+    };
+    let names = match sites.lines_of {
+        LinesOf::Slots(_) => ["shrink_slots_f32", "shrink_slots_f16", "shrink_slots_bf16"],
+        LinesOf::Tiles(_) => ["shrink_tiles_f32", "shrink_tiles_f16", "shrink_tiles_bf16"],
+    };
+    // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
+    unsafe { gpu.launch(&ADAPTERS, of_dtype(names, sites.dtype), grid, 256, shared, &args) }
+}
+
+/// `y = rescale ⊙ (scale ⊙ (base + B·shrunk) + bias)` for every line and site, whether an adapter changes it or not.
+///
+/// # Panics
+/// If a shape or a dtype does not fit.
+pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result<(), GpuError> {
+    let Some(first) = sites.check() else { return Ok(()) };
+    let Expansion { base, bias, y, store } = *expansion;
+    let pitch: usize = sites.tables.iter().map(|table| table.outputs()).sum();
+    assert_eq!((base.dtype(), base.len()), (Dtype::F32, sites.lines * pitch), "base is [lines, outputs]");
+    assert_eq!(y.len(), sites.lines * pitch, "y is [lines, outputs]");
+    assert!(bias.is_none_or(|bias| bias.dtype() == sites.dtype && bias.len() == pitch), "bias is [outputs]");
+    let (lines_of, blocks) = sites.lines_of.blocks(sites.lines);
+    let outputs = |site: usize| sites.tables.get(site).map_or(0, |table| table.outputs());
+    let [outputs0, outputs1, outputs2, outputs3] = [0, 1, 2, 3].map(outputs);
+    let numbers = [sites.lines, sites.most_rank(), outputs0, outputs1, outputs2, outputs3, pitch];
+    let args = [
+        &[Arg::Pointer(sites.shrunk.pointer()), lines_of][..],
+        &sites.tables(),
+        &[Arg::U32(first.slots() as u32)],
+        &[base.pointer(), bias.map_or(0, Slice::pointer), y.pointer()].map(Arg::Pointer),
+        &numbers.map(|number| Arg::U32(number as u32)),
+        &[Arg::U32(mode(store, y, sites.dtype))],
+    ]
+    .concat();
+    let most = [outputs0, outputs1, outputs2, outputs3].into_iter().max().unwrap_or(0);
+    let grid = (most.div_ceil(256) as u32, blocks, sites.tables.len() as u32);
+    let shared = match sites.lines_of {
+        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => expand_tile_bytes(sites.most_rank()),
+        _ => 0,
+    };
+    let names = match sites.lines_of {
+        LinesOf::Slots(_) => ["expand_slots_f32", "expand_slots_f16", "expand_slots_bf16"],
+        LinesOf::Tiles(_) => ["expand_tiles_f32", "expand_tiles_f16", "expand_tiles_bf16"],
+    };
+    // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
+    unsafe { gpu.launch(&ADAPTERS, of_dtype(names, sites.dtype), grid, 256, shared, &args) }
+}
+
+/// `scaled = rescale_in ⊙ x` for lines whose slot has it, and x for others; both are [lines, inputs], and `slots` is u32
+/// `[lines]`, however many.
+///
+/// # Panics
+/// If a shape or a dtype does not fit.
+pub fn rescale_inputs(gpu: &Gpu, table: &Table, slots: &Slice, x: &Slice, scaled: &Slice) -> Result<(), GpuError> {
+    let (inputs, lines) = (table.inputs(), slots.len());
+    assert_eq!(slots.dtype(), Dtype::U32, "slots are counted");
+    assert_eq!(x.len(), lines * inputs, "x is [lines, inputs]");
+    assert_eq!((scaled.dtype(), scaled.len()), (x.dtype(), x.len()), "what is scaled is like x");
+    assert!(lines < 1 << 16, "{lines} lines are too many");
+    let args = [
+        Arg::Pointer(x.pointer()),
+        Arg::Pointer(slots.pointer()),
+        Arg::Pointer(table.pointer()),
+        Arg::U32(table.slots() as u32),
+        Arg::Pointer(scaled.pointer()),
+        Arg::U32(inputs as u32),
+    ];
+    let name = of_dtype(["rescale_inputs_f32", "rescale_inputs_f16", "rescale_inputs_bf16"], x.dtype());
+    // SAFETY: these are the arguments of all three; shapes were checked, and kernels check slots.
+    unsafe { gpu.launch(&ADAPTERS, name, (inputs.div_ceil(256) as u32, lines as u32, 1), 256, 0, &args) }
+}
+
+impl<'a> Sites<'a> {
+    /// Checks shapes; answers the first table if there is something to do.
+    fn check(&self) -> Option<&'a Table> {
+        let first = *self.tables.first()?;
+        assert!(self.tables.len() <= MOST_SITES, "{} sites are too many", self.tables.len());
+        let alike = |table: &&Table| (table.inputs(), table.slots()) == (first.inputs(), first.slots());
+        assert!(self.tables.iter().all(alike), "tables have equally many inputs and slots");
+        assert_eq!(self.shrunk.dtype(), Dtype::F32, "shrunk lines are f32");
+        let shrunk = self.tables.len() * self.lines * self.most_rank();
+        assert!(self.shrunk.len() >= shrunk, "shrunk lines are [sites, lines, most rank]");
+        (self.lines != 0).then_some(first)
+    }
+
+    fn most_rank(&self) -> usize {
+        self.tables.iter().map(|table| table.most_rank()).max().unwrap_or(0)
+    }
+
+    fn tables(&self) -> [Arg; MOST_SITES] {
+        std::array::from_fn(|i| Arg::Pointer(self.tables.get(i).map_or(0, |table| table.pointer())))
+    }
+}
+
+impl LinesOf<'_> {
+    /// The kernels' argument, and how many blocks share the lines out.
+    fn blocks(&self, lines: usize) -> (Arg, u32) {
+        let (slice, blocks) = match self {
+            Self::Slots(slots) => {
+                assert!(lines <= MOST_SLOT_LINES, "{lines} lines are too many: make tiles of them");
+                assert_eq!(slots.len(), lines, "a slot for every line");
+                (slots, lines)
+            }
+            Self::Tiles(tiles) => {
+                assert!(tiles.len().is_multiple_of(3) && tiles.len() / 3 < 1 << 16, "tiles are [tiles, 3]");
+                (tiles, tiles.len() / 3)
+            }
+        };
+        assert_eq!(slice.dtype(), Dtype::U32, "slots are counted");
+        (Arg::Pointer(slice.pointer()), blocks as u32)
+    }
+}
+
+/// Shared memory of a tile's shrink: three stages of 64 lines of x, as `cuda/tile.cuh` counts them.
+const SHRINK_TILE_BYTES: u32 = 3 * 64 * (256 * 2 + 64);
+
+/// Shared memory of a tile's expansion: the two halves of 64 shrunk lines, as `cuda/adapter_tiles.cuh` counts them.
+fn expand_tile_bytes(most_rank: usize) -> u32 {
+    (2 * 64 * (most_rank.next_multiple_of(32) * 2 + 64)) as u32
+}
+
+/// The kernel for activations of `dtype`.
+fn of_dtype([f32, f16, bf16]: [&'static str; 3], dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => f32,
+        Dtype::F16 => f16,
+        Dtype::Bf16 => bf16,
+        Dtype::U32 => panic!("activations are floats"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

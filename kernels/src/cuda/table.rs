@@ -1,0 +1,155 @@
+//! What adapters change about a site, where kernels find it.
+
+use std::sync::Arc;
+
+use super::{Dtype, Gpu, GpuError, Slice};
+
+/// The highest rank.
+pub const MOST_RANK: usize = 256;
+
+/// What an adapter does at a site: `rescale ⊙ (scale ⊙ (W·(rescale_in ⊙ x) + low_rank) + bias)`, with parts that may be absent.
+#[derive(Clone, Default)]
+pub struct SitePatch {
+    pub low_rank: Option<LowRank>,
+    /// `[outputs]`. All four rows are of one dtype.
+    pub scale: Option<Slice>,
+    /// `[outputs]`.
+    pub rescale: Option<Slice>,
+    /// `[inputs]`.
+    pub rescale_in: Option<Slice>,
+    /// `[outputs]`, in place of the base's.
+    pub bias: Option<Slice>,
+}
+
+/// `scale · B(A·x)`; both matrices are of one dtype and aligned to 16 bytes.
+#[derive(Clone)]
+pub struct LowRank {
+    /// [rank, inputs].
+    pub a: Slice,
+    /// [outputs, rank].
+    pub b: Slice,
+    pub rank: usize,
+    pub scale: f32,
+}
+
+/// The patches of one site by slot, on the GPU; they may change between launches, and in what a graph launches.
+pub struct Table {
+    entries: Slice,
+    /// What the entries point to.
+    patches: Vec<SitePatch>,
+    inputs: usize,
+    outputs: usize,
+    most_rank: usize,
+}
+
+/// A slot as kernels see it; as in `cuda/adapters.cuh`.
+#[derive(Default)]
+struct Entry {
+    /// a, b, scale, rescale, rescale_in, bias.
+    pointers: [u64; 6],
+    rank: u32,
+    dtype: u32,
+    row_dtype: u32,
+    scale: f32,
+}
+
+/// u32 numbers of an entry.
+const ENTRY: usize = 16;
+
+impl Table {
+    /// A table of so many slots, all of which change nothing. Slot 0 never will.
+    ///
+    /// # Panics
+    /// If `inputs` is not a multiple of 8, or `most_rank` is more than [`MOST_RANK`].
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        inputs: usize,
+        outputs: usize,
+        most_rank: usize,
+        slots: usize,
+    ) -> Result<Self, GpuError> {
+        assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
+        assert!(most_rank <= MOST_RANK, "ranks up to {MOST_RANK}");
+        let entries = Slice::of_u32(gpu, &vec![0; slots * ENTRY])?;
+        Ok(Self { entries, patches: vec![SitePatch::default(); slots], inputs, outputs, most_rank })
+    }
+
+    /// Puts a patch into a slot, in the order of launches; what was there before may be dropped.
+    ///
+    /// # Panics
+    /// If a shape or a dtype does not fit, or the slot is 0 or not there.
+    pub fn set(&mut self, slot: usize, patch: SitePatch) -> Result<(), GpuError> {
+        assert!(slot != 0 && slot < self.patches.len(), "slot {slot} of {}", self.patches.len());
+        let entry = self.entry(&patch);
+        self.entries.part(slot * ENTRY..(slot + 1) * ENTRY).write(&entry.bytes())?;
+        self.patches[slot] = patch;
+        Ok(())
+    }
+
+    pub fn slots(&self) -> usize {
+        self.patches.len()
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The highest rank a patch may have.
+    pub fn most_rank(&self) -> usize {
+        self.most_rank
+    }
+
+    pub(super) fn pointer(&self) -> u64 {
+        self.entries.pointer()
+    }
+
+    fn entry(&self, patch: &SitePatch) -> Entry {
+        let mut entry = Entry::default();
+        if let Some(LowRank { a, b, rank, scale }) = &patch.low_rank {
+            assert!(*rank <= self.most_rank, "rank {rank} of at most {}", self.most_rank);
+            assert_eq!(a.len(), rank * self.inputs, "a is [rank, inputs]");
+            assert_eq!(b.len(), self.outputs * rank, "b is [outputs, rank]");
+            assert_eq!(a.dtype(), b.dtype(), "a and b are of one dtype");
+            entry.pointers[..2].copy_from_slice(&[a.pointer(), b.pointer()]);
+            assert!(entry.pointers.iter().all(|pointer| pointer % 16 == 0), "a and b are aligned to 16 bytes");
+            (entry.rank, entry.dtype, entry.scale) = (*rank as u32, number_of(a.dtype()), *scale);
+        }
+        let rows = [
+            (&patch.scale, self.outputs),
+            (&patch.rescale, self.outputs),
+            (&patch.rescale_in, self.inputs),
+            (&patch.bias, self.outputs),
+        ];
+        let mut dtype = None;
+        for (i, (row, len)) in rows.into_iter().enumerate() {
+            let Some(row) = row else { continue };
+            assert_eq!(row.len(), len, "a row is as long as its side of the site");
+            assert_eq!(*dtype.get_or_insert(row.dtype()), row.dtype(), "rows are of one dtype");
+            entry.pointers[2 + i] = row.pointer();
+            entry.row_dtype = number_of(row.dtype());
+        }
+        entry
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> Vec<u8> {
+        let pointers = self.pointers.iter().flat_map(|pointer| pointer.to_le_bytes());
+        let numbers = [self.rank, self.dtype, self.row_dtype, self.scale.to_bits()];
+        pointers.chain(numbers.into_iter().flat_map(u32::to_le_bytes)).collect()
+    }
+}
+
+/// As in `cuda/products.cuh`.
+fn number_of(dtype: Dtype) -> u32 {
+    match dtype {
+        Dtype::F32 => 0,
+        Dtype::F16 => 1,
+        Dtype::Bf16 => 2,
+        Dtype::U32 => panic!("an adapter is of floats"),
+    }
+}
