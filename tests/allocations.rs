@@ -153,10 +153,13 @@ fn a_steady_step_takes_no_large_piece_of_memory() {
         let ensemble = load_ensemble(&configure(folder.path(), &base)).unwrap();
         for rows in [MIXED, DISTINCT] {
             // Where others keep the machine busy, the reader falls behind and the queue of its tokens grows (7,760 bytes at a
-            // time). What a step takes, it takes each time.
-            let taken: Vec<_> =
-                (0..3).map_while(|_| Some(steady_allocations(&ensemble, rows)).filter(|t| !t.is_empty())).collect();
-            assert!(taken.len() < 3, "{} {rows:?}: {taken:?}", base["model_type"]);
+            // time). What steps take, they take each time.
+            let none_taken = || {
+                let taken = steady_allocations(&ensemble, rows);
+                eprintln!("{} {rows:?}: {taken:?}", base["model_type"]);
+                taken.is_empty()
+            };
+            assert!((0..3).any(|_| none_taken()), "steady steps took memory in each of three counts");
         }
     }
 }
