@@ -7,8 +7,8 @@
 namespace products {
 
 template <typename T> constexpr uint32_t dtype_of = F32;
-template <> constexpr uint32_t dtype_of<__half> = F16;
-template <> constexpr uint32_t dtype_of<__nv_bfloat16> = BF16;
+template <> constexpr uint32_t dtype_of<f16> = F16;
+template <> constexpr uint32_t dtype_of<bf16> = BF16;
 
 // h [lines, pitch] = alpha · x [lines, inputs] · aᵀ. Shared memory is the Tile's.
 template <typename T>
@@ -56,9 +56,9 @@ __device__ __forceinline__ void expand_tile(
     for (int i = threadIdx.x; i < LINES * chunks * 32; i += EXPAND_COLUMNS) {
         const int line = i / (chunks * 32), r = i % (chunks * 32);
         const float number = line < lines && r < rank ? h[static_cast<size_t>(line) * h_pitch + r] : 0.0f;
-        const T high = from_float<T>(number);
+        const T high = narrow<T>(number);
         reinterpret_cast<T*>(highs + line * line_bytes)[r] = high;
-        reinterpret_cast<T*>(lows + line * line_bytes)[r] = from_float<T>(number - to_float(high));
+        reinterpret_cast<T*>(lows + line * line_bytes)[r] = narrow<T>(number - widen(high));
     }
     __syncthreads();
 
@@ -92,10 +92,10 @@ __device__ __forceinline__ void expand_tile(
 #pragma unroll
             for (int i = 0; i < COLUMN_TILES; i++) {
                 const uint4 upper = weights[i][0], lower = weights[i][1];
-                multiply<T>(sums[i][j], upper.x, lower.x, upper.y, lower.y, high.x, high.y);
-                multiply<T>(sums[i][j], upper.z, lower.z, upper.w, lower.w, high.z, high.w);
-                multiply<T>(sums[i][j], upper.x, lower.x, upper.y, lower.y, low.x, low.y);
-                multiply<T>(sums[i][j], upper.z, lower.z, upper.w, lower.w, low.z, low.w);
+                multiply<T>(sums[i][j], {upper.x, lower.x, upper.y, lower.y}, high.x, high.y);
+                multiply<T>(sums[i][j], {upper.z, lower.z, upper.w, lower.w}, high.z, high.w);
+                multiply<T>(sums[i][j], {upper.x, lower.x, upper.y, lower.y}, low.x, low.y);
+                multiply<T>(sums[i][j], {upper.z, lower.z, upper.w, lower.w}, low.z, low.w);
             }
         }
     }

@@ -66,11 +66,11 @@ __device__ __forceinline__ void shrink_tiles(
     }
 
 SHRINK(shrink_slots_f32, shrink_slots, float)
-SHRINK(shrink_slots_f16, shrink_slots, __half)
-SHRINK(shrink_slots_bf16, shrink_slots, __nv_bfloat16)
+SHRINK(shrink_slots_f16, shrink_slots, f16)
+SHRINK(shrink_slots_bf16, shrink_slots, bf16)
 SHRINK(shrink_tiles_f32, shrink_tiles, float)
-SHRINK(shrink_tiles_f16, shrink_tiles, __half)
-SHRINK(shrink_tiles_bf16, shrink_tiles, __nv_bfloat16)
+SHRINK(shrink_tiles_f16, shrink_tiles, f16)
+SHRINK(shrink_tiles_bf16, shrink_tiles, bf16)
 
 // Up to 64 lines: grid [chunks of columns, lines, sites].
 template <typename T>
@@ -131,11 +131,11 @@ __device__ __forceinline__ void expand_tiles(
     }
 
 EXPAND(expand_slots_f32, expand_slots, float)
-EXPAND(expand_slots_f16, expand_slots, __half)
-EXPAND(expand_slots_bf16, expand_slots, __nv_bfloat16)
+EXPAND(expand_slots_f16, expand_slots, f16)
+EXPAND(expand_slots_bf16, expand_slots, bf16)
 EXPAND(expand_tiles_f32, expand_tiles, float)
-EXPAND(expand_tiles_f16, expand_tiles, __half)
-EXPAND(expand_tiles_bf16, expand_tiles, __nv_bfloat16)
+EXPAND(expand_tiles_f16, expand_tiles, f16)
+EXPAND(expand_tiles_bf16, expand_tiles, bf16)
 
 // scaled [lines, inputs] = x ⊙ rescale_in of each line's slot, or x where it has none: grid [chunks of 256, lines].
 template <typename T>
@@ -146,7 +146,7 @@ rescale_inputs(const T* x, const uint32_t* lines_of, const Entry* table, uint32_
     const Entry entry = entry_of(table, slots, lines_of[blockIdx.y]);
     const size_t at = static_cast<size_t>(blockIdx.y) * inputs + column;
     T number = x[at];
-    if (entry.rescale_in) number = from_float<T>(to_float(number) * number_at(entry.rescale_in, entry.row_dtype, column));
+    if (entry.rescale_in) number = narrow<T>(widen(number) * number_at(entry.rescale_in, entry.row_dtype, column));
     scaled[at] = number;
 }
 
@@ -157,5 +157,5 @@ rescale_inputs(const T* x, const uint32_t* lines_of, const Entry* table, uint32_
     }
 
 RESCALE(rescale_inputs_f32, float)
-RESCALE(rescale_inputs_f16, __half)
-RESCALE(rescale_inputs_bf16, __nv_bfloat16)
+RESCALE(rescale_inputs_f16, f16)
+RESCALE(rescale_inputs_bf16, bf16)

@@ -55,7 +55,7 @@ shrink_row(const A* a, const T* x, int inputs, int lines, int start, float (&sum
     constexpr int BATCH = LINES == 1 ? 8 : 4;
     const int pieces = inputs / 8;
     for (int first = start; first < pieces; first += 64 * BATCH) {
-        Eight<A> weights[BATCH];
+        Stored<A> weights[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
             const int piece = first + 64 * i;
@@ -65,15 +65,13 @@ shrink_row(const A* a, const T* x, int inputs, int lines, int start, float (&sum
         for (int i = 0; i < BATCH; i++) {
             const int piece = first + 64 * i;
             if (piece >= pieces) break;
-            float row[8];
-            floats_of(weights[i], row);
+            const Eight row = widen(weights[i]);
 #pragma unroll
             for (int line = 0; line < LINES; line++) {
                 if (line >= lines) break;
-                float numbers[8];
-                floats_of(load_eight(x + static_cast<size_t>(line) * inputs + piece * 8), numbers);
+                const Eight numbers = widen(load_stored(x + static_cast<size_t>(line) * inputs + piece * 8));
 #pragma unroll
-                for (int j = 0; j < 8; j++) sums[line] = fmaf(row[j], numbers[j], sums[line]);
+                for (int j = 0; j < 8; j++) sums[line] = fmaf(row.x[j], numbers.x[j], sums[line]);
             }
         }
     }
@@ -95,7 +93,7 @@ shrink_lines(const Entry& entry, const T* x, float* h, int lines, int inputs, in
         const A* row = static_cast<const A*>(entry.a) + static_cast<size_t>(rank) * inputs;
         shrink_row<LINES>(row, x, inputs, lines, half * 32 + lane, sums);
 #pragma unroll
-        for (int line = 0; line < LINES; line++) sums[line] = sum_of_warp(sums[line]);
+        for (int line = 0; line < LINES; line++) sums[line] = lanes_sum<WARP>(sums[line]);
         if (half == 1 && lane == 0) {
 #pragma unroll
             for (int line = 0; line < LINES; line++) halves[mine][line] = sums[line];
@@ -128,9 +126,9 @@ __device__ __forceinline__ void shrink(const Entry& entry, const T* x, float* h,
     if (entry.dtype == F32) {
         shrink_run<float>(entry, x, h, lines, inputs, pitch);
     } else if (entry.dtype == F16) {
-        shrink_run<__half>(entry, x, h, lines, inputs, pitch);
+        shrink_run<f16>(entry, x, h, lines, inputs, pitch);
     } else {
-        shrink_run<__nv_bfloat16>(entry, x, h, lines, inputs, pitch);
+        shrink_run<bf16>(entry, x, h, lines, inputs, pitch);
     }
 }
 
@@ -148,7 +146,7 @@ __device__ __forceinline__ void expand_lines(
         if (threadIdx.x < columns) {
             float mine[LINES] = {};
             for (int r = 0; r < rank; r++) {
-                const float weight = to_float(b[static_cast<size_t>(threadIdx.x) * rank + r]);
+                const float weight = widen(b[static_cast<size_t>(threadIdx.x) * rank + r]);
 #pragma unroll
                 for (int line = 0; line < LINES; line++) mine[line] = fmaf(weight, h[line][r], mine[line]);
             }
@@ -167,15 +165,14 @@ __device__ __forceinline__ void expand_lines(
         float mine[LINES] = {};
         for (int piece = share; piece < pieces; piece += shares) {
             const B* at = b + static_cast<size_t>(column) * rank + piece * PIECE;
-            float row[8];
-            floats_of(load_eight_once_if(at, column < columns), row);
+            const Eight row = widen(load_eight_once_if(at, column < columns));
 #pragma unroll
             for (int line = 0; line < LINES; line++) {
                 const float4 low = *reinterpret_cast<const float4*>(&h[line][piece * PIECE]);
                 const float4 high = *reinterpret_cast<const float4*>(&h[line][piece * PIECE + 4]);
                 const float numbers[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-                for (int j = 0; j < 8; j++) mine[line] = fmaf(row[j], numbers[j], mine[line]);
+                for (int j = 0; j < 8; j++) mine[line] = fmaf(row.x[j], numbers[j], mine[line]);
             }
         }
 #pragma unroll
@@ -210,7 +207,7 @@ template <typename T> struct Finish {
         if (entry.bias) {
             move = number_at(entry.bias, entry.row_dtype, column);
         } else if (bias) {
-            move = to_float(bias[column]);
+            move = widen(bias[column]);
         }
     }
 
@@ -245,9 +242,9 @@ __device__ __forceinline__ void expand(
         if (entry.dtype == F32) {
             expand_run<float>(entry, first, lines, columns, shrunk, sums);
         } else if (entry.dtype == F16) {
-            expand_run<__half>(entry, first, lines, columns, shrunk, sums);
+            expand_run<f16>(entry, first, lines, columns, shrunk, sums);
         } else {
-            expand_run<__nv_bfloat16>(entry, first, lines, columns, shrunk, sums);
+            expand_run<bf16>(entry, first, lines, columns, shrunk, sums);
         }
         __syncthreads();
     }

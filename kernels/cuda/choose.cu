@@ -50,7 +50,7 @@ template <typename T> __device__ __forceinline__ void choose_parts(const T* logi
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int at = first + i * THREADS;
-        numbers[i] = at < vocabulary ? to_float(row[at]) : nothing;
+        numbers[i] = at < vocabulary ? widen(row[at]) : nothing;
     }
     // Padding never wins: it lies behind numbers that are at least as high.
     Best best = {numbers[0], static_cast<uint32_t>(first), 0.0f};
@@ -73,7 +73,7 @@ template <typename T> __device__ __forceinline__ void choose_parts(const T* logi
     for (int i = 0; i < EACH; i++) {
         if (first + i * THREADS < vocabulary) sum += fade(numbers[i], best.highest);
     }
-    sum = sum_of_warp(sum);
+    sum = lanes_sum<WARP>(sum);
     if (lane == 0) sums[warp] = sum;
     __syncthreads();
     if (threadIdx.x != 0) return;
@@ -89,12 +89,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f32(const flo
     choose_parts(logits, parts, vocabulary);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f16(const __half* logits, float* parts, int vocabulary) {
+extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f16(const f16* logits, float* parts, int vocabulary) {
     choose_parts(logits, parts, vocabulary);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    choose_parts_bf16(const __nv_bfloat16* logits, float* parts, int vocabulary) {
+    choose_parts_bf16(const bf16* logits, float* parts, int vocabulary) {
     choose_parts(logits, parts, vocabulary);
 }
 
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(32)
     best = best_of_warp(best);
     float sum = 0.0f;
     for (int i = lane; i < count; i += 32) sum += row[i * 3 + 2] * fade(row[i * 3], best.highest);
-    sum = sum_of_warp(sum);
+    sum = lanes_sum<WARP>(sum);
     if (lane != 0) return;
     const float log = logf(sum);
     // Where nothing is higher than anything, as with NaN, the choice is still a token.

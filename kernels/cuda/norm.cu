@@ -87,5 +87,8 @@ __device__ void norm(X* x, unsigned x_stride, const Added* added, unsigned added
 // Activations.
 #define ACTIVATIONS(dtype, T) KERNEL(norm_same_##dtype, T, T, T)
 EACH_DTYPE(RESIDUAL)
-EACH_DTYPE(RESIDUAL_WIDE)
-EACH_DTYPE(ACTIVATIONS)
+// In f32, all three are the same.
+RESIDUAL_WIDE(f16, f16)
+RESIDUAL_WIDE(bf16, bf16)
+ACTIVATIONS(f16, f16)
+ACTIVATIONS(bf16, bf16)

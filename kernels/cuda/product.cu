@@ -45,7 +45,7 @@ __device__ __forceinline__ void product(
         if (bias) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                if (column + j < outputs) numbers[j] += to_float(bias[column + j]);
+                if (column + j < outputs) numbers[j] += widen(bias[column + j]);
             }
         }
         put_four<T>(y, static_cast<size_t>(i / FOURS) * pitch + column, numbers, outputs - column, aligned, mode);
@@ -115,8 +115,8 @@ __device__ __forceinline__ void product(
     PRODUCT(product_##dtype##_64_32, T, 8, 1, 2, 2) \
     PRODUCT(product_##dtype##_64_64, T, 8, 2, 2, 1)
 
-PRODUCTS(f16, __half)
-PRODUCTS(bf16, __nv_bfloat16)
+PRODUCTS(f16, f16)
+PRODUCTS(bf16, bf16)
 
 // For checking: a warp for every number of y.
 extern "C" __global__ void __launch_bounds__(128) product_f32(
@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(128) product_f32(
     const float* row = w + static_cast<size_t>(column) * inputs;
     float sum = 0.0f;
     for (int k = lane; k < inputs; k += 32) sum = fmaf(line[k], row[k], sum);
-    sum = sum_of_warp(sum);
+    sum = lanes_sum<WARP>(sum);
     if (lane != 0) return;
     if (bias) sum += bias[column];
     put<float>(y, static_cast<size_t>(blockIdx.y) * pitch + column, sum, mode);
@@ -138,7 +138,7 @@ template <typename T, typename Y> __device__ __forceinline__ void add_bias(Y* y,
     const int column = blockIdx.x * 256 + threadIdx.x;
     if (column >= outputs) return;
     Y* at = y + static_cast<size_t>(blockIdx.y) * pitch + column;
-    *at = from_float<Y>(to_float(*at) + to_float(bias[column]));
+    *at = narrow<Y>(widen(*at) + widen(bias[column]));
 }
 
 #define ADD_BIAS(name, T, Y)                                                                                         \
@@ -147,7 +147,7 @@ template <typename T, typename Y> __device__ __forceinline__ void add_bias(Y* y,
     }
 
 ADD_BIAS(add_bias_f32, float, float)
-ADD_BIAS(add_bias_f16, __half, __half)
-ADD_BIAS(add_bias_f16_to_f32, __half, float)
-ADD_BIAS(add_bias_bf16, __nv_bfloat16, __nv_bfloat16)
-ADD_BIAS(add_bias_bf16_to_f32, __nv_bfloat16, float)
+ADD_BIAS(add_bias_f16, f16, f16)
+ADD_BIAS(add_bias_f16_to_f32, f16, float)
+ADD_BIAS(add_bias_bf16, bf16, bf16)
+ADD_BIAS(add_bias_bf16_to_f32, bf16, float)

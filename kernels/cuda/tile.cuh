@@ -80,7 +80,7 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
 #pragma unroll 1
             for (int line = copied_line; line < LINES; line += AT_ONCE) {
                 const bool there = line < lines && k < to;
-                copy_async(into, there ? source : x, there);
+                copy_later(into, there ? source : x, there);
                 into += AT_ONCE * PITCH;
                 source += static_cast<size_t>(AT_ONCE) * inputs;
             }
@@ -103,7 +103,7 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
 #pragma unroll 1
         for (int step = 0; step < steps; step++) {
             // This step's copies are there, and nobody reads the stage before it any more.
-            wait_copies<STAGES - 2>();
+            wait_for_copies<STAGES - 2>();
             __syncthreads();
             if (step + STAGES - 1 < steps) stage(step + STAGES - 1);
             end_copies();
@@ -116,14 +116,14 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
 #pragma unroll
                     for (int i = 0; i < ROW_TILES; i++) {
                         const uint4 upper = weights[chunk][i][0], lower = weights[chunk][i][1];
-                        multiply<T>(sums[i][j], upper.x, lower.x, upper.y, lower.y, b.x, b.y);
-                        multiply<T>(sums[i][j], upper.z, lower.z, upper.w, lower.w, b.z, b.w);
+                        multiply<T>(sums[i][j], {upper.x, lower.x, upper.y, lower.y}, b.x, b.y);
+                        multiply<T>(sums[i][j], {upper.z, lower.z, upper.w, lower.w}, b.z, b.w);
                     }
                 }
                 fetch((step + 1) * DEPTH + chunk, weights[chunk]);
             }
         }
-        wait_copies<0>();
+        wait_for_copies<0>();
         __syncthreads();
     }
 

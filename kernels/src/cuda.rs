@@ -25,7 +25,7 @@ pub use adapters::{
     Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, tiles,
 };
 pub use choose::{Choice, choose, choose_scratch_len};
-pub use decode::{Decode, attend_decode, decode_scratch};
+pub use decode::{Decode, attend_decode, decode_scratch_len};
 pub use elementwise::{activate, add_row, gate};
 pub use embed::{Embedding, VirtualTokens, embed};
 pub use gemm::Gemm;

@@ -1,10 +1,10 @@
 //! What adapters add to products, all adapters of a batch in one launch: first `x·Aᵀ`, then `B` times that, and what follows.
 
-use super::gpu::{Arg, Source, source};
+use super::gpu::{Arg, Source, instance, source};
 use super::product::mode;
 use super::{Dtype, Gpu, GpuError, Slice, Store, Table};
 
-const ADAPTERS: Source = source!("adapters");
+static SOURCE: Source = source!("adapters");
 
 /// The most sites of a launch.
 pub const MOST_SITES: usize = 4;
@@ -69,12 +69,12 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
     let Some(first) = sites.check() else { return Ok(()) };
     let inputs = first.inputs();
     assert_eq!((x.dtype(), x.len()), (sites.dtype, sites.lines * inputs), "x is [lines, inputs]");
-    assert!(x.pointer().is_multiple_of(16), "x is aligned to 16 bytes");
+    assert!(x.aligned(), "x is aligned to 16 bytes");
     let (lines_of, blocks) = sites.lines_of.blocks(sites.lines);
-    let numbers = [sites.lines, inputs, sites.most_rank()].map(|number| Arg::U32(number as u32));
-    let shrunk = Arg::Pointer(sites.shrunk.pointer());
-    let slots = Arg::U32(first.slots() as u32);
-    let args = [&[Arg::Pointer(x.pointer()), lines_of][..], &sites.tables(), &[slots, shrunk], &numbers].concat();
+    let numbers = [sites.lines, inputs, sites.most_rank()].map(Arg::count);
+    let shrunk = Arg::slice(sites.shrunk);
+    let slots = Arg::count(first.slots());
+    let args = [&[Arg::slice(x), lines_of][..], &sites.tables(), &[slots, shrunk], &numbers].concat();
     // A block takes 4 ranks, and then the next that no block has.
     let chunks = sites.most_rank().div_ceil(4).min(16);
     let grid = (chunks as u32, blocks, sites.tables.len() as u32);
@@ -82,12 +82,12 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
         LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => SHRINK_TILE_BYTES,
         _ => 0,
     };
-    let names = match sites.lines_of {
-        LinesOf::Slots(_) => ["shrink_slots_f32", "shrink_slots_f16", "shrink_slots_bf16"],
-        LinesOf::Tiles(_) => ["shrink_tiles_f32", "shrink_tiles_f16", "shrink_tiles_bf16"],
+    let name = match sites.lines_of {
+        LinesOf::Slots(_) => instance!("shrink_slots", sites.dtype),
+        LinesOf::Tiles(_) => instance!("shrink_tiles", sites.dtype),
     };
     // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
-    unsafe { gpu.launch(&ADAPTERS, of_dtype(names, sites.dtype), grid, 256, shared, &args) }
+    unsafe { gpu.launch(&SOURCE, name, grid, 256, shared, &args) }
 }
 
 /// `y = rescale ⊙ (scale ⊙ (base + B·shrunk) + bias)` for every line and site, whether an adapter changes it or not.
@@ -98,6 +98,7 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
     let Some(first) = sites.check() else { return Ok(()) };
     let Expansion { base, bias, y, store } = *expansion;
     let pitch: usize = sites.tables.iter().map(|table| table.outputs()).sum();
+    assert!(pitch < 1 << 31, "{pitch} outputs: fewer than 2³¹ are needed");
     assert_eq!((base.dtype(), base.len()), (Dtype::F32, sites.lines * pitch), "base is [lines, outputs]");
     assert_eq!(y.len(), sites.lines * pitch, "y is [lines, outputs]");
     assert!(bias.is_none_or(|bias| bias.dtype() == sites.dtype && bias.len() == pitch), "bias is [outputs]");
@@ -106,11 +107,11 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
     let [outputs0, outputs1, outputs2, outputs3] = [0, 1, 2, 3].map(outputs);
     let numbers = [sites.lines, sites.most_rank(), outputs0, outputs1, outputs2, outputs3, pitch];
     let args = [
-        &[Arg::Pointer(sites.shrunk.pointer()), lines_of][..],
+        &[Arg::slice(sites.shrunk), lines_of][..],
         &sites.tables(),
-        &[Arg::U32(first.slots() as u32)],
-        &[base.pointer(), bias.map_or(0, Slice::pointer), y.pointer()].map(Arg::Pointer),
-        &numbers.map(|number| Arg::U32(number as u32)),
+        &[Arg::count(first.slots())],
+        &[Arg::slice(base), Arg::optional(bias), Arg::slice(y)],
+        &numbers.map(Arg::count),
         &[Arg::U32(mode(store, y, sites.dtype))],
     ]
     .concat();
@@ -120,16 +121,16 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
         LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => expand_tile_bytes(sites.most_rank()),
         _ => 0,
     };
-    let names = match sites.lines_of {
-        LinesOf::Slots(_) => ["expand_slots_f32", "expand_slots_f16", "expand_slots_bf16"],
-        LinesOf::Tiles(_) => ["expand_tiles_f32", "expand_tiles_f16", "expand_tiles_bf16"],
+    let name = match sites.lines_of {
+        LinesOf::Slots(_) => instance!("expand_slots", sites.dtype),
+        LinesOf::Tiles(_) => instance!("expand_tiles", sites.dtype),
     };
     // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
-    unsafe { gpu.launch(&ADAPTERS, of_dtype(names, sites.dtype), grid, 256, shared, &args) }
+    unsafe { gpu.launch(&SOURCE, name, grid, 256, shared, &args) }
 }
 
 /// `scaled = rescale_in ⊙ x` for lines whose slot has it, and x for others; both are [lines, inputs], and `slots` is u32
-/// `[lines]`, however many.
+/// `[lines]`, fewer than 65,536.
 ///
 /// # Panics
 /// If a shape or a dtype does not fit.
@@ -138,30 +139,31 @@ pub fn rescale_inputs(gpu: &Gpu, table: &Table, slots: &Slice, x: &Slice, scaled
     assert_eq!(slots.dtype(), Dtype::U32, "slots are counted");
     assert_eq!(x.len(), lines * inputs, "x is [lines, inputs]");
     assert_eq!((scaled.dtype(), scaled.len()), (x.dtype(), x.len()), "what is scaled is like x");
-    assert!(lines < 1 << 16, "{lines} lines are too many");
+    assert!(lines < 1 << 16, "{lines} lines: fewer than 65,536 are needed");
     let args = [
-        Arg::Pointer(x.pointer()),
-        Arg::Pointer(slots.pointer()),
-        Arg::Pointer(table.pointer()),
-        Arg::U32(table.slots() as u32),
-        Arg::Pointer(scaled.pointer()),
-        Arg::U32(inputs as u32),
+        Arg::slice(x),
+        Arg::slice(slots),
+        table.arg(),
+        Arg::count(table.slots()),
+        Arg::slice(scaled),
+        Arg::count(inputs),
     ];
-    let name = of_dtype(["rescale_inputs_f32", "rescale_inputs_f16", "rescale_inputs_bf16"], x.dtype());
+    let name = instance!("rescale_inputs", x.dtype());
     // SAFETY: these are the arguments of all three; shapes were checked, and kernels check slots.
-    unsafe { gpu.launch(&ADAPTERS, name, (inputs.div_ceil(256) as u32, lines as u32, 1), 256, 0, &args) }
+    unsafe { gpu.launch(&SOURCE, name, (inputs.div_ceil(256) as u32, lines as u32, 1), 256, 0, &args) }
 }
 
 impl<'a> Sites<'a> {
     /// Checks shapes; answers the first table if there is something to do.
     fn check(&self) -> Option<&'a Table> {
         let first = *self.tables.first()?;
-        assert!(self.tables.len() <= MOST_SITES, "{} sites are too many", self.tables.len());
+        assert!(self.tables.len() <= MOST_SITES, "{} sites: up to {MOST_SITES} are taken", self.tables.len());
         let alike = |table: &&Table| (table.inputs(), table.slots()) == (first.inputs(), first.slots());
         assert!(self.tables.iter().all(alike), "tables have equally many inputs and slots");
         assert_eq!(self.shrunk.dtype(), Dtype::F32, "shrunk lines are f32");
         let shrunk = self.tables.len() * self.lines * self.most_rank();
         assert!(self.shrunk.len() >= shrunk, "shrunk lines are [sites, lines, most rank]");
+        assert!(self.lines < 1 << 31, "{} lines: fewer than 2³¹ are needed", self.lines);
         (self.lines != 0).then_some(first)
     }
 
@@ -170,7 +172,7 @@ impl<'a> Sites<'a> {
     }
 
     fn tables(&self) -> [Arg; MOST_SITES] {
-        std::array::from_fn(|i| Arg::Pointer(self.tables.get(i).map_or(0, |table| table.pointer())))
+        std::array::from_fn(|i| self.tables.get(i).map_or(Arg::Null, |table| table.arg()))
     }
 }
 
@@ -179,7 +181,10 @@ impl LinesOf<'_> {
     fn blocks(&self, lines: usize) -> (Arg, u32) {
         let (slice, blocks) = match self {
             Self::Slots(slots) => {
-                assert!(lines <= MOST_SLOT_LINES, "{lines} lines are too many: make tiles of them");
+                assert!(
+                    lines <= MOST_SLOT_LINES,
+                    "{lines} lines: up to {MOST_SLOT_LINES} are taken; make tiles of more"
+                );
                 assert_eq!(slots.len(), lines, "a slot for every line");
                 (slots, lines)
             }
@@ -189,7 +194,7 @@ impl LinesOf<'_> {
             }
         };
         assert_eq!(slice.dtype(), Dtype::U32, "slots are counted");
-        (Arg::Pointer(slice.pointer()), blocks as u32)
+        (Arg::slice(slice), blocks as u32)
     }
 }
 
@@ -199,16 +204,6 @@ const SHRINK_TILE_BYTES: u32 = 3 * 64 * (256 * 2 + 64);
 /// Shared memory of a tile's expansion: the two halves of 64 shrunk lines, as `cuda/adapter_tiles.cuh` counts them.
 fn expand_tile_bytes(most_rank: usize) -> u32 {
     (2 * 64 * (most_rank.next_multiple_of(32) * 2 + 64)) as u32
-}
-
-/// The kernel for activations of `dtype`.
-fn of_dtype([f32, f16, bf16]: [&'static str; 3], dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => f32,
-        Dtype::F16 => f16,
-        Dtype::Bf16 => bf16,
-        Dtype::U32 => panic!("activations are floats"),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The greedy choice of each row of logits.
 
-use super::gpu::{Arg, Source, source};
+use super::gpu::{Arg, Source, instance, source};
 use super::{Dtype, Gpu, GpuError, Slice};
 
-const CHOOSE: Source = source!("choose");
+static SOURCE: Source = source!("choose");
 
 /// Logits of a part; as in `cuda/choose.cu`.
 const PART: usize = 8192;
@@ -36,7 +36,8 @@ pub fn choose(
     scratch: &Slice,
 ) -> Result<(), GpuError> {
     let rows = choice.tokens.len();
-    assert!(vocabulary > 0 && vocabulary < 1 << 31 && rows < 1 << 16, "{rows} rows of {vocabulary}");
+    assert!((1..1 << 30).contains(&vocabulary), "a vocabulary of {vocabulary}: from 1 to 2³⁰ - 1");
+    assert!(rows < 1 << 16, "{rows} rows: fewer than 65,536 are needed");
     assert_eq!(logits.len(), rows * vocabulary, "logits are [rows, vocabulary]");
     assert_eq!(choice.tokens.dtype(), Dtype::U32, "tokens are counted");
     for numbers in [choice.logprobs, choice.logsumexps] {
@@ -44,22 +45,16 @@ pub fn choose(
     }
     assert_eq!(scratch.dtype(), Dtype::F32, "scratch is f32");
     assert!(scratch.len() >= choose_scratch_len(rows, vocabulary), "scratch is as long as it has to be");
-    let name = match logits.dtype() {
-        Dtype::F32 => "choose_parts_f32",
-        Dtype::F16 => "choose_parts_f16",
-        Dtype::Bf16 => "choose_parts_bf16",
-        Dtype::U32 => panic!("logits are floats"),
-    };
+    let name = instance!("choose_parts", logits.dtype());
     let parts = vocabulary.div_ceil(PART) as u32;
-    let args = [logits.pointer(), scratch.pointer()].map(Arg::Pointer);
-    let args = [&args[..], &[Arg::U32(vocabulary as u32)]].concat();
+    let args = [Arg::slice(logits), Arg::slice(scratch), Arg::U32(vocabulary as u32)];
     // SAFETY: these are the arguments of all three; shapes were checked.
-    unsafe { gpu.launch(&CHOOSE, name, (parts, rows as u32, 1), 256, 0, &args) }?;
+    unsafe { gpu.launch(&SOURCE, name, (parts, rows as u32, 1), 256, 0, &args) }?;
     let Choice { tokens, logprobs, logsumexps } = choice;
-    let args = [scratch, tokens, logprobs, logsumexps].map(|slice| Arg::Pointer(slice.pointer()));
-    let args = [&args[..], &[Arg::U32(parts)]].concat();
+    let [scratch, tokens, logprobs, logsumexps] = [scratch, tokens, logprobs, logsumexps].map(Arg::slice);
+    let args = [scratch, tokens, logprobs, logsumexps, Arg::U32(parts)];
     // SAFETY: these are choose_rows' arguments; shapes were checked.
-    unsafe { gpu.launch(&CHOOSE, "choose_rows", (rows as u32, 1, 1), 32, 0, &args) }
+    unsafe { gpu.launch(&SOURCE, "choose_rows", (rows as u32, 1, 1), 32, 0, &args) }
 }
 
 #[cfg(test)]

@@ -21,12 +21,12 @@ pub struct Decode<'a> {
     pub max_blocks: usize,
     /// In how many parts each row's tokens are computed side by side. The order of sums depends on this and the length alone.
     pub splits: usize,
-    /// [`decode_scratch`] numbers of f32, or more; not looked at with one split.
+    /// [`decode_scratch_len`] numbers of f32, or more; not looked at with one split.
     pub scratch: Option<&'a Slice>,
 }
 
 /// How many f32 numbers [`attend_decode`] needs beside its result.
-pub fn decode_scratch(rows: usize, splits: usize, heads: Heads) -> usize {
+pub fn decode_scratch_len(rows: usize, splits: usize, heads: Heads) -> usize {
     if splits == 1 { 0 } else { rows * splits * heads.heads * (heads.head_dim + 2) }
 }
 
@@ -52,7 +52,7 @@ pub fn attend_decode(
     assert!(max_blocks < 1 << 27 && splits > 0 && splits < 1 << 16 && rows < 1 << 16, "as a grid allows");
     if splits > 1 {
         let scratch = scratch.expect("splits need scratch memory");
-        let needed = decode_scratch(rows, splits, heads);
+        let needed = decode_scratch_len(rows, splits, heads);
         assert!(scratch.dtype() == Dtype::F32 && scratch.len() >= needed, "{needed} numbers of scratch memory");
         assert!(scratch.pointer().is_multiple_of(8), "scratch memory for pairs");
     }

@@ -16,6 +16,7 @@ pub struct VirtualTokens {
     entries: Slice,
     /// What the entries point to stays as long as they do.
     held: Vec<Slice>,
+    hidden: usize,
 }
 
 /// What a line is made of.
@@ -30,29 +31,29 @@ pub struct Embedding<'a> {
 }
 
 impl VirtualTokens {
-    /// None, for `tokens` tokens.
-    pub fn new(gpu: &Arc<Gpu>, tokens: usize) -> Result<Self, GpuError> {
-        Ok(Self { entries: Slice::of_u32(gpu, &vec![0; tokens * ENTRY])?, held: Vec::new() })
+    /// None, for `tokens` tokens of `hidden` numbers.
+    pub fn new(gpu: &Arc<Gpu>, tokens: usize, hidden: usize) -> Result<Self, GpuError> {
+        Ok(Self { entries: Slice::of_u32(gpu, &vec![0; tokens * ENTRY])?, held: Vec::new(), hidden })
     }
 
     /// Sets those of the first tokens; the others have none. Each is [count, hidden], of any dtype.
     ///
     /// # Panics
     /// If there are more than there is room for.
-    pub fn write(&mut self, tokens: &[Option<&Slice>], hidden: usize) -> Result<(), GpuError> {
+    pub fn write(&mut self, tokens: &[Option<&Slice>]) -> Result<(), GpuError> {
+        let hidden = self.hidden;
         let mut entries = vec![0u32; self.entries.len()];
         assert!(tokens.len() * ENTRY <= entries.len(), "{} tokens of {}", tokens.len(), entries.len() / ENTRY);
         for (entry, rows) in entries.chunks_mut(ENTRY).zip(tokens) {
             let Some(rows) = rows else { continue };
             assert!(rows.len().is_multiple_of(hidden), "virtual tokens of {hidden} numbers");
-            let address = rows.pointer();
-            let dtype = match rows.dtype() {
-                Dtype::F32 => 0,
-                Dtype::F16 => 1,
-                Dtype::Bf16 => 2,
-                Dtype::U32 => panic!("virtual tokens are no u32"),
-            };
-            entry.copy_from_slice(&[address as u32, (address >> 32) as u32, dtype, count(rows.len() / hidden)]);
+            let address = rows.pointer_for(&self.entries);
+            entry.copy_from_slice(&[
+                address as u32,
+                (address >> 32) as u32,
+                rows.dtype().number(),
+                count(rows.len() / hidden),
+            ]);
         }
         self.entries.write(&entries.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;
         // What was held before is let go in the stream's order: after the kernels that read it.
@@ -81,6 +82,7 @@ pub fn embed(
     }
     assert!(for_all.is_none_or(|row| row.dtype() == dtype && row.len() == hidden), "a row like the table's");
     assert!(virtual_tokens.is_none_or(|v| v.entries.len() >= tokens * ENTRY), "room for each token's virtual tokens");
+    assert!(virtual_tokens.is_none_or(|v| v.hidden == hidden), "virtual tokens of {hidden} numbers");
     let args = [
         Arg::slice(ids),
         Arg::slice(table),
@@ -137,9 +139,9 @@ mod tests {
             let (device_table, device_learned) = (on_gpu(dtype, &table), on_gpu(dtype, &learned));
             let device_row = on_gpu(dtype, &row);
             let [device_ids, device_positions] = [&ids, &positions].map(|x| Slice::of_u32(&gpu, x).expect("memory"));
-            let mut virtual_tokens = VirtualTokens::new(&gpu, tokens + 3).expect("memory");
+            let mut virtual_tokens = VirtualTokens::new(&gpu, tokens + 3, hidden).expect("memory");
             let owned: Vec<Option<&Slice>> = (0..tokens).map(|t| owner(t).map(|i| &extra[i].1)).collect();
-            virtual_tokens.write(&owned, hidden).expect("copy");
+            virtual_tokens.write(&owned).expect("copy");
             let (learns, adds) = (case % 2 == 0, case % 3 == 0);
             let embedding = Embedding {
                 table: &device_table,

@@ -7,10 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{self, is_culib_present};
 
-use super::gpu::{Arg, Source, source};
+use super::gpu::Arg;
+use super::product::SOURCE;
 use super::{Dtype, Gpu, GpuError, Product, Slice, Store};
 
-const PRODUCT: Source = source!("product");
+/// The oldest version, as it counts: that of CUDA 13.0.
+const OLDEST: usize = 130_000;
+
+/// Algorithms that are remembered: more than a server needs, which sees prompts of all lengths.
+const MOST_CHOSEN: usize = 1 << 12;
 
 /// Bytes that cuBLASLt may use besides.
 const WORKSPACE: usize = 32 << 20;
@@ -50,6 +55,10 @@ impl Gemm {
         if !unsafe { is_culib_present() } {
             return Err(GpuError::NoCublas);
         }
+        // SAFETY: it needs nothing before.
+        if unsafe { sys::cublasLtGetVersion() } < OLDEST {
+            return Err(GpuError::NoCublas);
+        }
         // The handle is of the thread's current GPU.
         gpu.stream().context().bind_to_thread()?;
         let workspace = Slice::new(gpu, Dtype::U32, WORKSPACE / 4)?;
@@ -70,8 +79,8 @@ impl Gemm {
         let dtype = product.x.dtype();
         let y = product.y.dtype();
         let adds = product.store == Store::Add;
-        let aligned = |slice: &Slice| slice.pointer().is_multiple_of(16);
-        let all = aligned(product.x) && aligned(product.weight) && aligned(product.y);
+        assert!(lines < 1 << 16 || product.bias.is_none(), "{lines} lines with a bias: fewer than 65,536 are needed");
+        let all = [product.x, product.weight, product.y].into_iter().all(Slice::aligned);
         let alignment = if all { 16 } else { dtype.bytes() as u32 };
         self.multiply(product, Shape { lines, inputs, outputs, pitch, dtype, y, adds, alignment })?;
         let Some(bias) = product.bias else { return Ok(()) };
@@ -82,16 +91,10 @@ impl Gemm {
             (Dtype::Bf16, _) => "add_bias_bf16",
             (Dtype::F32 | Dtype::U32, _) => "add_bias_f32",
         };
-        assert!(lines < 1 << 16, "{lines} lines are too many");
-        let args = [
-            Arg::Pointer(product.y.pointer()),
-            Arg::Pointer(bias.pointer()),
-            Arg::U32(outputs as u32),
-            Arg::U32(pitch as u32),
-        ];
+        let args = [Arg::slice(product.y), Arg::slice(bias), Arg::U32(outputs as u32), Arg::U32(pitch as u32)];
         let grid = (outputs.div_ceil(256) as u32, lines as u32, 1);
         // SAFETY: these are the arguments of all five; shapes and dtypes were checked.
-        unsafe { self.gpu.launch(&PRODUCT, name, grid, 256, 0, &args) }
+        unsafe { self.gpu.launch(&SOURCE, name, grid, 256, 0, &args) }
     }
 
     fn multiply(&self, product: &Product<'_>, shape: Shape) -> Result<(), GpuError> {
@@ -111,7 +114,7 @@ impl Gemm {
         let algorithm = self.algorithm(shape, &operation, [&w, &x, &y])?;
         let one = 1.0f32;
         let beta = if shape.adds { 1.0f32 } else { 0.0 };
-        let pointer = |slice: &Slice| slice.pointer() as *mut c_void;
+        let pointer = |slice: &Slice| slice.pointer_for(&self.workspace) as *mut c_void;
         // SAFETY: shapes were checked against the memory; layouts live until the call is over, memory as long as its slices,
         // and freeing it waits for the stream.
         unsafe {
@@ -152,6 +155,9 @@ impl Gemm {
         // SAFETY: everything lives until the call is over.
         let found =
             unsafe { result::get_matmul_algo_heuristic(self.handle, operation.0, w.0, x.0, y.0, y.0, preference.0) }?;
+        if chosen.len() >= MOST_CHOSEN {
+            chosen.clear();
+        }
         chosen.insert(shape, found.algo);
         Ok(found.algo)
     }

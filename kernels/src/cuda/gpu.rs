@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::sys::is_culib_present;
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult, is_culib_present};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
@@ -11,6 +11,12 @@ use super::Slice;
 
 /// The oldest architecture that the kernels are compiled for: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
+/// The oldest driver, as it counts: that of CUDA 13.0.
+const OLDEST_DRIVER: i32 = 13_000;
+/// Bytes of shared memory that the largest block takes.
+const MOST_SHARED: i32 = 110_592;
+/// Bytes of shared memory that every kernel has; more has to be asked for.
+const COMMON_SHARED: u32 = 48 << 10;
 
 /// Why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +27,16 @@ pub enum GpuError {
     NoDevice { ordinal: usize, count: usize },
     #[error("{name} has compute capability {0}.{1}; 8.0 (Ampere) or later is needed", .capability.0, .capability.1)]
     TooOld { name: String, capability: (i32, i32) },
-    #[error("the NVIDIA driver is too old for these kernels ({0}): 580 or later is needed")]
-    OldDriver(DriverError),
+    #[error("{name} has {bytes} bytes of shared memory for a block; {MOST_SHARED} are needed")]
+    LittleShared { name: String, bytes: i32 },
+    #[error(
+        "the NVIDIA driver is of CUDA {}.{}; 13.0 (driver 580) or later is needed",
+        .version / 1000,
+        .version % 1000 / 10
+    )]
+    OldDriver { version: i32 },
+    #[error("memory cannot be taken or written while a graph is captured")]
+    Capturing,
     #[error("the GPU's memory is full: {bytes} bytes were asked for")]
     OutOfMemory { bytes: usize },
     #[error("the library cuBLASLt (libcublasLt.so) of CUDA 13 is not there")]
@@ -38,7 +52,8 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
-    functions: Mutex<HashMap<&'static str, CudaFunction>>,
+    /// Each with the shared memory it was allowed.
+    functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
     multiprocessors: u32,
 }
 
@@ -62,7 +77,10 @@ pub(super) use source;
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
 pub(super) enum Arg {
-    Pointer(u64),
+    /// No memory.
+    Null,
+    /// An address, and whose it is.
+    Memory(u64, *const Gpu),
     U32(u32),
     F32(f32),
 }
@@ -81,9 +99,6 @@ macro_rules! instance {
 pub(super) use instance;
 
 impl Arg {
-    /// No memory.
-    pub const NULL: Self = Self::Pointer(0);
-
     /// A number of things.
     pub fn count(number: usize) -> Self {
         Self::U32(count(number))
@@ -91,12 +106,12 @@ impl Arg {
 
     /// Where a slice is.
     pub fn slice(slice: &Slice) -> Self {
-        Self::Pointer(slice.pointer())
+        Self::Memory(slice.pointer(), Arc::as_ptr(slice.gpu()))
     }
 
     /// Where a slice is, if there is one.
     pub fn optional(slice: Option<&Slice>) -> Self {
-        slice.map_or(Self::NULL, Self::slice)
+        slice.map_or(Self::Null, Self::slice)
     }
 }
 
@@ -112,7 +127,16 @@ impl Gpu {
         if !unsafe { is_culib_present() } {
             return Err(GpuError::NoDriver);
         }
-        let count = CudaContext::device_count().unwrap_or(0).max(0) as usize;
+        let mut version = 0;
+        // SAFETY: it writes one number, and needs nothing before.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+        if version < OLDEST_DRIVER {
+            return Err(GpuError::OldDriver { version });
+        }
+        let count = match CudaContext::device_count() {
+            Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+            count => count?.max(0) as usize,
+        };
         if ordinal >= count {
             return Err(GpuError::NoDevice { ordinal, count });
         }
@@ -121,11 +145,15 @@ impl Gpu {
         if capability < OLDEST {
             return Err(GpuError::TooOld { name: context.name()?, capability });
         }
-        // SAFETY: no memory exists yet; all work goes to one stream, or is ordered by events of our own.
+        let bytes = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        if bytes < MOST_SHARED {
+            return Err(GpuError::LittleShared { name: context.name()?, bytes });
+        }
+        // SAFETY: no memory exists yet, and memory is used on the one stream of its GPU alone: launches check it.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream()?;
-        let count = cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = context.attribute(count)? as u32;
+        keep_memory(&context)?;
+        let multiprocessors = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         Ok(Arc::new(Self { context, stream, modules: Mutex::default(), functions: Mutex::default(), multiprocessors }))
     }
 
@@ -153,7 +181,18 @@ impl Gpu {
         &self.stream
     }
 
-    /// Launches the kernel `name` of `source`.
+    /// [`GpuError::Capturing`] if what is launched goes into a graph.
+    pub(super) fn outside_graphs(&self) -> Result<(), GpuError> {
+        match self.stream.capture_status()? {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => Err(GpuError::Capturing),
+        }
+    }
+
+    /// Launches the kernel `name` of `source`. Its first launch loads it, which must not be while a graph is captured.
+    ///
+    /// # Panics
+    /// If memory is another GPU's.
     ///
     /// # Safety
     /// The arguments are those of the kernel, in order, and the memory it touches under them is there.
@@ -174,7 +213,11 @@ impl Gpu {
         let mut launch = self.stream.launch_builder(&function);
         for arg in args {
             match arg {
-                Arg::Pointer(pointer) => launch.arg(pointer),
+                Arg::Null => launch.arg(&0u64),
+                Arg::Memory(address, owner) => {
+                    assert!(std::ptr::eq(*owner, self), "memory of another GPU");
+                    launch.arg(address)
+                }
                 Arg::U32(number) => launch.arg(number),
                 Arg::F32(number) => launch.arg(number),
             };
@@ -187,20 +230,20 @@ impl Gpu {
 
     fn function(&self, source: &Source, name: &'static str, shared_bytes: u32) -> Result<CudaFunction, GpuError> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = match functions.get(name) {
-            Some(function) => function.clone(),
+        let (function, allowed) = match functions.get_mut(name) {
+            Some(known) => known,
             None => {
                 let function = self.module(source)?.load_function(name)?;
-                functions.insert(name, function.clone());
-                function
+                functions.entry(name).or_insert((function, COMMON_SHARED))
             }
         };
-        // More than this has to be asked for.
-        if shared_bytes > 48 << 10 {
-            use cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
-            function.set_attribute(MOST, shared_bytes as i32)?;
+        // Never less than before: another thread may be about to launch with that.
+        if shared_bytes > *allowed {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, shared_bytes as i32)?;
+            *allowed = shared_bytes;
         }
-        Ok(function)
+        Ok(function.clone())
     }
 
     fn module(&self, source: &Source) -> Result<Arc<CudaModule>, GpuError> {
@@ -208,14 +251,76 @@ impl Gpu {
         if let Some(module) = modules.get(source.name) {
             return Ok(module.clone());
         }
-        let module = self.context.load_module(Ptx::from_binary(source.fatbin.to_vec())).map_err(|error| {
-            use cudarc::driver::sys::CUresult::{CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_UNSUPPORTED_PTX_VERSION};
-            match error.0 {
-                CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_UNSUPPORTED_PTX_VERSION => GpuError::OldDriver(error),
-                _ => error.into(),
-            }
-        })?;
+        let module = self.context.load_module(Ptx::from_binary(source.fatbin.to_vec()))?;
         modules.insert(source.name, module.clone());
         Ok(module)
+    }
+}
+
+/// Has the driver keep memory that is freed: else it goes back to the system whenever somebody waits for the GPU, and taking it
+/// again is slow.
+fn keep_memory(context: &CudaContext) -> Result<(), DriverError> {
+    use sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let mut pool = std::ptr::null_mut();
+    let mut all = u64::MAX;
+    // SAFETY: the device is there; the attribute is a u64.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result()?;
+        sys::cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, (&raw mut all).cast()).result()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::cpu::Activation;
+    use crate::cuda::checks::{gpu, poisoned};
+    use crate::cuda::{Dtype, Matrix, activate};
+
+    #[test]
+    fn an_old_driver_is_named_by_its_version() {
+        let error = GpuError::OldDriver { version: 12_080 };
+        assert!(error.to_string().contains("CUDA 12.8;"), "{error}");
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn there_is_no_hundredth_gpu() {
+        let error = Gpu::open(99).err().expect("no GPU");
+        assert!(matches!(error, GpuError::NoDevice { ordinal: 99, count: 1.. }), "{error}");
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn memory_is_used_on_its_own_gpu_alone() {
+        let (here, there) = (gpu(), gpu());
+        let x = poisoned(&here, Dtype::F32, 64);
+        let launch = |gpu: &Gpu| activate(gpu, Matrix::new(&x, 64), Activation::Tanh);
+        launch(&here).expect("a launch");
+        assert!(catch_unwind(AssertUnwindSafe(|| launch(&there))).is_err());
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn no_memory_is_taken_or_written_while_a_graph_is_captured() {
+        let gpu = gpu();
+        let x = poisoned(&gpu, Dtype::F32, 4);
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        gpu.stream().begin_capture(mode).expect("a capture");
+        let results = [x.write(&[0; 16]), Slice::new(&gpu, Dtype::F32, 4).map(drop)];
+        gpu.stream().end_capture(sys::CUgraphInstantiate_flags(0)).expect("a capture");
+        assert!(results.iter().all(|result| matches!(result, Err(GpuError::Capturing))), "{results:?}");
+        x.write(&[0; 16]).expect("a copy");
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn more_numbers_than_can_be_counted_are_too_many() {
+        for len in [usize::MAX, usize::MAX / 4 + 2] {
+            let result = Slice::new(&gpu(), Dtype::F32, len).map(drop);
+            assert!(matches!(result, Err(GpuError::OutOfMemory { .. })), "{result:?}");
+        }
     }
 }

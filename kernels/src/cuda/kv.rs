@@ -44,7 +44,8 @@ impl KvStore {
         kv_heads: usize,
         head_dim: usize,
     ) -> Result<Self, GpuError> {
-        let len = layers * blocks * kv_heads * BLOCK_TOKENS * head_dim;
+        let len = [layers, blocks, kv_heads, BLOCK_TOKENS, head_dim].into_iter().try_fold(1usize, usize::checked_mul);
+        let len = len.ok_or(GpuError::OutOfMemory { bytes: usize::MAX })?;
         let (keys, values) = (Slice::new(gpu, dtype, len)?, Slice::new(gpu, dtype, len)?);
         Ok(Self { keys, values, layers, blocks, kv_heads, head_dim })
     }
@@ -74,9 +75,9 @@ impl KvLayer {
         assert!(self.keys.dtype() == dtype && self.values.dtype() == dtype, "the store is of the activations' dtype");
         assert!(self.keys.len() == len && self.values.len() == len, "a store of {} blocks", self.blocks);
         assert!((heads.kv_heads, heads.head_dim) == (self.kv_heads, self.head_dim), "heads as the store has them");
-        assert!(self.blocks > 0 && self.blocks < 1 << 28 && self.head_dim.is_multiple_of(8), "blocks and head_dim");
-        let aligned = |slice: &Slice| slice.pointer().is_multiple_of(16);
-        assert!(aligned(&self.keys) && aligned(&self.values), "a store begins at a multiple of 16 bytes");
+        assert!((1..1 << 28).contains(&self.blocks), "{} blocks: from 1 to 2²⁸ - 1", self.blocks);
+        assert!(self.head_dim.is_multiple_of(8), "head_dim {}: a multiple of 8 is needed", self.head_dim);
+        assert!(self.keys.aligned() && self.values.aligned(), "a store begins at a multiple of 16 bytes");
     }
 }
 

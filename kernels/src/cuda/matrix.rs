@@ -1,6 +1,7 @@
 //! Matrices, and parts of them, in a GPU's memory.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::gpu::Arg;
 use super::{Dtype, Slice};
@@ -44,15 +45,6 @@ impl<'a> Matrix<'a> {
         Self { offset: self.offset + columns.start, width: columns.len(), ..self }
     }
 
-    /// Some of the lines.
-    ///
-    /// # Panics
-    /// If they lie outside.
-    pub fn rows(self, lines: Range<usize>) -> Self {
-        assert!(lines.start <= lines.end && lines.end <= self.lines, "lines {lines:?} of {}", self.lines);
-        Self { offset: self.offset + lines.start * self.stride, lines: lines.len(), ..self }
-    }
-
     /// How many lines.
     pub fn lines(&self) -> usize {
         self.lines
@@ -75,7 +67,7 @@ impl<'a> Matrix<'a> {
 
     /// Where its first number is.
     pub(super) fn pointer(&self) -> Arg {
-        Arg::Pointer(self.address())
+        Arg::Memory(self.address(), Arc::as_ptr(self.slice.gpu()))
     }
 
     /// Numbers from one line to the next.

@@ -26,6 +26,19 @@ impl Dtype {
             Self::F16 | Self::Bf16 => 2,
         }
     }
+
+    /// As kernels number the dtypes that they learn only when they run; see `cuda/products.cuh` and `cuda/embed.cu`.
+    ///
+    /// # Panics
+    /// If they are no floats.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 2,
+            Self::U32 => panic!("u32 where floats are needed"),
+        }
+    }
 }
 
 /// Some numbers in a GPU's memory, which stays as long as somebody has a slice of it.
@@ -44,8 +57,9 @@ pub struct Slice {
 impl Slice {
     /// Memory for `len` numbers, whatever was there before.
     pub fn new(gpu: &Arc<Gpu>, dtype: Dtype, len: usize) -> Result<Self, GpuError> {
+        gpu.outside_graphs()?;
         // An allocation of no bytes is an error to the driver.
-        let bytes = (len * dtype.bytes()).max(1);
+        let bytes = len.checked_mul(dtype.bytes()).ok_or(GpuError::OutOfMemory { bytes: usize::MAX })?.max(1);
         // SAFETY: numbers of every dtype are valid with any bits.
         let memory = unsafe { gpu.stream().alloc(bytes) }.map_err(|error| match error.0 {
             CUDA_ERROR_OUT_OF_MEMORY => GpuError::OutOfMemory { bytes },
@@ -98,6 +112,8 @@ impl Slice {
         if bytes.is_empty() {
             return Ok(());
         }
+        // A graph would read the bytes again whenever it is launched.
+        self.gpu.outside_graphs()?;
         let stream = self.gpu.stream();
         stream.context().bind_to_thread()?;
         // SAFETY: the memory is there, and long enough. Pageable memory is copied before the call returns.
@@ -132,6 +148,25 @@ impl Slice {
         }
         self.gpu.synchronize()?;
         Ok(bytes)
+    }
+
+    /// Whose memory it is.
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Where they are, for what another slice of the same GPU says.
+    ///
+    /// # Panics
+    /// If that is another GPU's.
+    pub(super) fn pointer_for(&self, other: &Self) -> u64 {
+        assert!(Arc::ptr_eq(&self.gpu, &other.gpu), "memory of another GPU");
+        self.pointer()
+    }
+
+    /// Whether they begin at a multiple of 16 bytes.
+    pub(super) fn aligned(&self) -> bool {
+        self.pointer().is_multiple_of(16)
     }
 
     /// Where they are, for a kernel.

@@ -31,8 +31,8 @@ pub enum Back {
 pub fn norm(gpu: &Gpu, x: Matrix<'_>, norm: Norm<'_>, out: Matrix<'_>) -> Result<(), GpuError> {
     let dtype = out.dtype();
     let name = match x.dtype() {
-        own if own == dtype => instance!("norm_same", dtype),
         Dtype::F32 => instance!("norm", dtype),
+        own if own == dtype => instance!("norm_same", dtype),
         other => panic!("a norm of {other:?} gives no {dtype:?}"),
     };
     launch(gpu, name, x, None, norm, 0, out)
@@ -86,7 +86,7 @@ fn launch(
     let args = [
         x.pointer(),
         x.stride(),
-        added.map_or(Arg::NULL, |added| added.pointer()),
+        added.map_or(Arg::Null, |added| added.pointer()),
         added.map_or(Arg::U32(0), |added| added.stride()),
         Arg::slice(weight),
         Arg::optional(bias),

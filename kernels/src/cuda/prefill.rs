@@ -96,7 +96,7 @@ pub fn attend_prefill(
         Arg::count(dim),
         Arg::F32(scale),
     ];
-    let mut aligned = query.aligned() && out.pointer().is_multiple_of(16);
+    let mut aligned = query.aligned() && out.aligned();
     // Alive until the kernel is launched; freed after it, in the stream's order.
     let mut entries = None;
     let paged = match key_values {
@@ -119,8 +119,8 @@ pub fn attend_prefill(
             if prefixes.iter().any(Option::is_some) {
                 assert_eq!(prefixes.len(), rows.rows.len(), "a prefix or none per row");
                 let both = prefixes.iter().flatten().flat_map(|(keys, values)| [keys, values]);
-                aligned &= both.into_iter().all(|x| x.pointer().is_multiple_of(16));
-                entries = Some(prefix_entries(gpu, prefixes, dtype, heads.kv_width())?);
+                aligned &= both.into_iter().all(|x| x.aligned());
+                entries = Some(prefix_entries(gpu, prefixes, &rows.tiles, dtype, heads.kv_width())?);
             }
             args.push(Arg::optional(entries.as_ref()));
             false
@@ -139,6 +139,7 @@ pub fn attend_prefill(
 fn prefix_entries(
     gpu: &Arc<Gpu>,
     prefixes: &[Option<(&Slice, &Slice)>],
+    tiles: &Slice,
     dtype: Dtype,
     width: usize,
 ) -> Result<Slice, GpuError> {
@@ -146,7 +147,7 @@ fn prefix_entries(
         let Some((keys, values)) = prefix else { return [0; 3] };
         assert!(keys.dtype() == dtype && values.dtype() == dtype, "prefixes are of the activations' dtype");
         assert!(keys.len() == values.len() && keys.len().is_multiple_of(width), "prefixes of {width} columns");
-        [keys.pointer(), values.pointer(), (keys.len() / width) as u64]
+        [keys.pointer_for(tiles), values.pointer_for(tiles), (keys.len() / width) as u64]
     };
     let words = prefixes.iter().flat_map(entry).flat_map(|x| [x as u32, (x >> 32) as u32]);
     Slice::of_u32(gpu, &words.collect::<Vec<_>>())

@@ -3,7 +3,7 @@
 use super::gpu::{Arg, Source, source};
 use super::{Dtype, Gpu, GpuError, Slice};
 
-const PRODUCT: Source = source!("product");
+pub(super) static SOURCE: Source = source!("product");
 
 /// The most lines of a [`product`].
 pub const FEW_LINES: usize = 64;
@@ -91,19 +91,19 @@ pub fn product(gpu: &Gpu, product: &Product<'_>, scratch: &ProductScratch) -> Re
     if product.lines == 0 || product.outputs == 0 {
         return Ok(());
     }
-    assert!((1..=FEW_LINES).contains(&product.lines), "{} lines are too many", product.lines);
+    assert!((1..=FEW_LINES).contains(&product.lines), "{} lines: up to {FEW_LINES} are taken", product.lines);
     let Product { lines, inputs, outputs, pitch, .. } = *product;
-    let bias = product.bias.map_or(0, Slice::pointer);
-    let operands = [product.x.pointer(), product.weight.pointer(), bias, product.y.pointer()].map(Arg::Pointer);
+    let [x, weight, y] = [product.x, product.weight, product.y].map(Arg::slice);
+    let operands = [x, weight, Arg::optional(product.bias), y];
     let [inputs_arg, outputs_arg, pitch_arg] = [inputs, outputs, pitch].map(|number| Arg::U32(number as u32));
     if product.x.dtype() == Dtype::F32 {
         let args = [&operands[..], &[inputs_arg, outputs_arg, pitch_arg, mode]].concat();
         let grid = (outputs.div_ceil(4) as u32, lines as u32, 1);
         // SAFETY: these are product_f32's arguments; the shapes were checked.
-        return unsafe { gpu.launch(&PRODUCT, "product_f32", grid, 128, 0, &args) };
+        return unsafe { gpu.launch(&SOURCE, "product_f32", grid, 128, 0, &args) };
     }
     assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
-    assert!(operands[0].aligned() && operands[1].aligned(), "x and w are aligned to 16 bytes");
+    assert!(product.x.aligned() && product.weight.aligned(), "x and w are aligned to 16 bytes");
     let splits = splits(gpu, inputs, outputs);
     let kernel = Kernel::choose(gpu, product.x.dtype(), lines, outputs, splits);
     let blocks = outputs.div_ceil(kernel.rows);
@@ -111,12 +111,12 @@ pub fn product(gpu: &Gpu, product: &Product<'_>, scratch: &ProductScratch) -> Re
         assert!(blocks <= COUNTERS, "{outputs} outputs are too many to split");
         assert!(scratch.partials.len() >= lines * blocks * kernel.rows * splits, "scratch is as long as it has to be");
     }
-    let meeting = [&scratch.partials, &scratch.counters].map(|slice| Arg::Pointer(slice.pointer()));
+    let meeting = [&scratch.partials, &scratch.counters].map(Arg::slice);
     let numbers = [Arg::U32(lines as u32), inputs_arg, outputs_arg, pitch_arg, mode];
     let args = [&operands[..], &meeting, &numbers].concat();
     let grid = (blocks as u32, splits as u32, 1);
     // SAFETY: these are the arguments of the products of 16-bit numbers; shapes, scratch and alignment were checked.
-    unsafe { gpu.launch(&PRODUCT, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
+    unsafe { gpu.launch(&SOURCE, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
 }
 
 impl Product<'_> {
@@ -143,12 +143,6 @@ pub(super) fn mode(store: Store, y: &Slice, dtype: Dtype) -> u32 {
         (Store::Write, Dtype::F32) => 1,
         (Store::Write, own) if own == dtype => 0,
         (store, own) => panic!("{store:?} to y of {own:?}, of products of {dtype:?}"),
-    }
-}
-
-impl Arg {
-    fn aligned(&self) -> bool {
-        matches!(self, Self::Pointer(pointer) if pointer % 16 == 0)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Dtype, Gpu, GpuError, Slice};
+use super::gpu::Arg;
+use super::{Gpu, GpuError, Slice};
 
 /// The highest rank.
 pub const MOST_RANK: usize = 256;
@@ -69,7 +70,8 @@ impl Table {
         slots: usize,
     ) -> Result<Self, GpuError> {
         assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
-        assert!(most_rank <= MOST_RANK, "ranks up to {MOST_RANK}");
+        assert!(inputs < 1 << 31 && outputs < 1 << 31, "{inputs} inputs, {outputs} outputs: fewer than 2³¹ are needed");
+        assert!(most_rank <= MOST_RANK, "rank {most_rank} of at most {MOST_RANK}");
         let entries = Slice::of_u32(gpu, &vec![0; slots * ENTRY])?;
         Ok(Self { entries, patches: vec![SitePatch::default(); slots], inputs, outputs, most_rank })
     }
@@ -103,8 +105,9 @@ impl Table {
         self.most_rank
     }
 
-    pub(super) fn pointer(&self) -> u64 {
-        self.entries.pointer()
+    /// The entries, for a kernel.
+    pub(super) fn arg(&self) -> Arg {
+        Arg::slice(&self.entries)
     }
 
     fn entry(&self, patch: &SitePatch) -> Entry {
@@ -114,9 +117,9 @@ impl Table {
             assert_eq!(a.len(), rank * self.inputs, "a is [rank, inputs]");
             assert_eq!(b.len(), self.outputs * rank, "b is [outputs, rank]");
             assert_eq!(a.dtype(), b.dtype(), "a and b are of one dtype");
-            entry.pointers[..2].copy_from_slice(&[a.pointer(), b.pointer()]);
+            entry.pointers[..2].copy_from_slice(&[a.pointer_for(&self.entries), b.pointer_for(&self.entries)]);
             assert!(entry.pointers.iter().all(|pointer| pointer % 16 == 0), "a and b are aligned to 16 bytes");
-            (entry.rank, entry.dtype, entry.scale) = (*rank as u32, number_of(a.dtype()), *scale);
+            (entry.rank, entry.dtype, entry.scale) = (*rank as u32, a.dtype().number(), *scale);
         }
         let rows = [
             (&patch.scale, self.outputs),
@@ -129,8 +132,8 @@ impl Table {
             let Some(row) = row else { continue };
             assert_eq!(row.len(), len, "a row is as long as its side of the site");
             assert_eq!(*dtype.get_or_insert(row.dtype()), row.dtype(), "rows are of one dtype");
-            entry.pointers[2 + i] = row.pointer();
-            entry.row_dtype = number_of(row.dtype());
+            entry.pointers[2 + i] = row.pointer_for(&self.entries);
+            entry.row_dtype = row.dtype().number();
         }
         entry
     }
@@ -141,15 +144,5 @@ impl Entry {
         let pointers = self.pointers.iter().flat_map(|pointer| pointer.to_le_bytes());
         let numbers = [self.rank, self.dtype, self.row_dtype, self.scale.to_bits()];
         pointers.chain(numbers.into_iter().flat_map(u32::to_le_bytes)).collect()
-    }
-}
-
-/// As in `cuda/products.cuh`.
-fn number_of(dtype: Dtype) -> u32 {
-    match dtype {
-        Dtype::F32 => 0,
-        Dtype::F16 => 1,
-        Dtype::Bf16 => 2,
-        Dtype::U32 => panic!("an adapter is of floats"),
     }
 }

@@ -73,7 +73,7 @@ fn run(gpu: &Arc<Gpu>, case: &Case, query: &[f32], dtype: Dtype, heads: Heads, s
     let wider: Vec<f32> = query.chunks(heads.width()).flat_map(|line| [line, &[f32::NAN; 16]].concat()).collect();
     let wider = Slice::of(gpu, dtype, &wider).expect("memory");
     let [lengths, table] = [&case.lengths, &case.table].map(|x| Slice::of_u32(gpu, x).expect("memory"));
-    let scratch = poisoned(gpu, Dtype::F32, decode_scratch(rows, splits, heads));
+    let scratch = poisoned(gpu, Dtype::F32, decode_scratch_len(rows, splits, heads));
     let out = poisoned(gpu, dtype, query.len());
     let query = Matrix::new(&wider, heads.width() + 16).columns(0..heads.width());
     let step = Decode {
@@ -158,7 +158,7 @@ fn decode_attention_bandwidth() {
     let [lengths, table] = [&case.lengths, &case.table].map(|x| Slice::of_u32(&gpu, x).expect("memory"));
     let out = poisoned(&gpu, dtype, rows * heads.width());
     for splits in [1, 2, 4, 8] {
-        let scratch = poisoned(&gpu, Dtype::F32, decode_scratch(rows, splits, heads));
+        let scratch = poisoned(&gpu, Dtype::F32, decode_scratch_len(rows, splits, heads));
         let attend = || {
             let (lengths, table, scratch) = (&lengths, &table, Some(&scratch));
             let step = Decode { lengths, table, max_blocks: case.max_blocks, splits, scratch };
