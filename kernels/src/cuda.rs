@@ -2,6 +2,8 @@
 //!
 //! Everything runs in order on the one stream of a [`Gpu`]. Matrices are [`Slice`]s, row by row. Arithmetic is f32 wherever
 //! more than one number is summed; weights and activations are f32, f16 or bf16.
+//!
+//! The kernels themselves are in programs built with the feature `cuda`; in others [`Gpu::open`] says that they are not.
 
 mod adapters;
 #[cfg(test)]
@@ -10,15 +12,20 @@ mod choose;
 mod decode;
 mod elementwise;
 mod embed;
+mod gather;
 mod gemm;
 mod gpu;
+mod graph;
 mod kv;
+mod mark;
 mod matrix;
 mod memory;
 mod norm;
+mod pinned;
 mod prefill;
 mod product;
 mod rotary;
+mod sources;
 mod table;
 
 pub use adapters::{
@@ -28,12 +35,16 @@ pub use choose::{Choice, choose, choose_scratch_len};
 pub use decode::{Decode, attend_decode, decode_scratch_len};
 pub use elementwise::{activate, add_row, gate};
 pub use embed::{Embedding, VirtualTokens, embed};
+pub use gather::gather;
 pub use gemm::Gemm;
 pub use gpu::{Gpu, GpuError};
+pub use graph::Graph;
 pub use kv::{BLOCK_TOKENS, KvLayer, KvStore, copy_blocks, write_prefix};
+pub use mark::Mark;
 pub use matrix::{Heads, Matrix};
 pub use memory::{Dtype, Slice};
 pub use norm::{Back, Norm, add_norm, norm};
+pub use pinned::Pinned;
 pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
 pub use product::{FEW_LINES, Product, ProductScratch, Store, product, product_scratch_len};
 pub use rotary::{Rotary, rotate_store};

@@ -2,5 +2,4 @@
 //! a request's answer is the same, to the bit, alone and among others.
 
 pub mod cpu;
-#[cfg(feature = "cuda")]
 pub mod cuda;

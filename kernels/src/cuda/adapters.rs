@@ -1,10 +1,9 @@
 //! What adapters add to products, all adapters of a batch in one launch: first `x·Aᵀ`, then `B` times that, and what follows.
 
-use super::gpu::{Arg, Source, instance, source};
+use super::gpu::{Arg, instance};
 use super::product::mode;
+use super::sources::ADAPTERS;
 use super::{Dtype, Gpu, GpuError, Slice, Store, Table};
-
-static SOURCE: Source = source!("adapters");
 
 /// The most sites of a launch.
 pub const MOST_SITES: usize = 4;
@@ -87,7 +86,7 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
         LinesOf::Tiles(_) => instance!("shrink_tiles", sites.dtype),
     };
     // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
-    unsafe { gpu.launch(&SOURCE, name, grid, 256, shared, &args) }
+    unsafe { gpu.launch(&ADAPTERS, name, grid, 256, shared, &args) }
 }
 
 /// `y = rescale ⊙ (scale ⊙ (base + B·shrunk) + bias)` for every line and site, whether an adapter changes it or not.
@@ -126,7 +125,7 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
         LinesOf::Tiles(_) => instance!("expand_tiles", sites.dtype),
     };
     // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
-    unsafe { gpu.launch(&SOURCE, name, grid, 256, shared, &args) }
+    unsafe { gpu.launch(&ADAPTERS, name, grid, 256, shared, &args) }
 }
 
 /// `scaled = rescale_in ⊙ x` for lines whose slot has it, and x for others; both are [lines, inputs], and `slots` is u32
@@ -150,7 +149,7 @@ pub fn rescale_inputs(gpu: &Gpu, table: &Table, slots: &Slice, x: &Slice, scaled
     ];
     let name = instance!("rescale_inputs", x.dtype());
     // SAFETY: these are the arguments of all three; shapes were checked, and kernels check slots.
-    unsafe { gpu.launch(&SOURCE, name, (inputs.div_ceil(256) as u32, lines as u32, 1), 256, 0, &args) }
+    unsafe { gpu.launch(&ADAPTERS, name, (inputs.div_ceil(256) as u32, lines as u32, 1), 256, 0, &args) }
 }
 
 impl<'a> Sites<'a> {

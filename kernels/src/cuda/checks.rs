@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use half::{bf16, f16};
 pub use rand::{Rng, SeedableRng, rngs::StdRng};
 
 pub(super) use super::memory::to_bytes;
-use super::{Dtype, Gpu, GpuError, Slice};
+use super::{Dtype, Gpu, GpuError, Graph, Slice};
 
 /// Dtypes of activations.
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
@@ -114,16 +113,10 @@ pub fn assert_same(found: &[f32], expected: &[f32], what: &str) {
 }
 
 /// Seconds of one of `count` calls in a row on the GPU, in one graph, so that nothing waits for the processor.
-pub fn seconds(gpu: &Gpu, count: usize, mut call: impl FnMut(usize) -> Result<(), GpuError>) -> f64 {
-    // Outside a graph first: functions are loaded.
+pub fn seconds(gpu: &Arc<Gpu>, count: usize, mut call: impl FnMut(usize) -> Result<(), GpuError>) -> f64 {
+    // Outside a graph first: it may have to choose an algorithm.
     call(0).expect("a launch");
-    let stream = gpu.stream();
-    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).expect("a capture");
-    for i in 0..count {
-        call(i).expect("a launch");
-    }
-    let flags = CUgraphInstantiate_flags(0);
-    let graph = stream.end_capture(flags).expect("a capture").expect("a graph");
+    let graph = Graph::capture(gpu, || (0..count).try_for_each(call)).expect("a graph");
     graph.launch().expect("a launch");
     gpu.synchronize().expect("an end");
     let start = Instant::now();

@@ -1,9 +1,8 @@
 //! The greedy choice of each row of logits.
 
-use super::gpu::{Arg, Source, instance, source};
+use super::gpu::{Arg, instance};
+use super::sources::CHOOSE;
 use super::{Dtype, Gpu, GpuError, Slice};
-
-static SOURCE: Source = source!("choose");
 
 /// Logits of a part; as in `cuda/choose.cu`.
 const PART: usize = 8192;
@@ -49,12 +48,12 @@ pub fn choose(
     let parts = vocabulary.div_ceil(PART) as u32;
     let args = [Arg::slice(logits), Arg::slice(scratch), Arg::U32(vocabulary as u32)];
     // SAFETY: these are the arguments of all three; shapes were checked.
-    unsafe { gpu.launch(&SOURCE, name, (parts, rows as u32, 1), 256, 0, &args) }?;
+    unsafe { gpu.launch(&CHOOSE, name, (parts, rows as u32, 1), 256, 0, &args) }?;
     let Choice { tokens, logprobs, logsumexps } = choice;
     let [scratch, tokens, logprobs, logsumexps] = [scratch, tokens, logprobs, logsumexps].map(Arg::slice);
     let args = [scratch, tokens, logprobs, logsumexps, Arg::U32(parts)];
     // SAFETY: these are choose_rows' arguments; shapes were checked.
-    unsafe { gpu.launch(&SOURCE, "choose_rows", (rows as u32, 1, 1), 32, 0, &args) }
+    unsafe { gpu.launch(&CHOOSE, "choose_rows", (rows as u32, 1, 1), 32, 0, &args) }
 }
 
 #[cfg(test)]

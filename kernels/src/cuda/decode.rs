@@ -1,9 +1,8 @@
 //! Attention of one new token per row over the paged store.
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::DECODE;
 use super::{Dtype, Gpu, GpuError, Heads, KvLayer, Matrix, Slice};
-
-static SOURCE: Source = source!("decode");
 
 /// Threads of a block.
 const THREADS: u32 = 128;
@@ -14,7 +13,7 @@ const WIDEST: usize = 256;
 /// What the rows of a step see. Grids depend on lengths of slices alone and not on what is in them: a captured graph stays good.
 #[derive(Clone, Copy)]
 pub struct Decode<'a> {
-    /// Tokens that each row sees, its new one included: [rows] u32. 0 is padding: its line of `out` is zero.
+    /// Tokens that each row sees, its new one included: `[rows]` u32. 0 is padding: its line of `out` is zero.
     pub lengths: &'a Slice,
     /// Blocks of each row: [rows, max_blocks] u32.
     pub table: &'a Slice,
@@ -75,7 +74,7 @@ pub fn attend_decode(
     ];
     let grid = (count(heads.kv_heads * group.div_ceil(together)), count(splits), count(rows));
     // SAFETY: shapes and dtypes were checked; the kernel cuts lengths and blocks off at what there is.
-    unsafe { gpu.launch(&SOURCE, name, grid, THREADS, 0, &args) }?;
+    unsafe { gpu.launch(&DECODE, name, grid, THREADS, 0, &args) }?;
     if splits == 1 {
         return Ok(());
     }
@@ -83,7 +82,7 @@ pub fn attend_decode(
     let threads = count(heads.head_dim.next_multiple_of(32));
     let grid = (count(heads.heads), count(rows), 1);
     // SAFETY: as above; the scratch memory was written by the kernel before.
-    unsafe { gpu.launch(&SOURCE, instance!("combine", dtype), grid, threads, 0, &args) }
+    unsafe { gpu.launch(&DECODE, instance!("combine", dtype), grid, threads, 0, &args) }
 }
 
 /// The kernel for groups of query heads of a width, and how many query heads it takes together.

@@ -1,10 +1,9 @@
 //! Activations, gates and biases.
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::ELEMENTWISE;
 use super::{Gpu, GpuError, Matrix, Slice};
 use crate::cpu::Activation;
-
-static SOURCE: Source = source!("elementwise");
 
 /// Threads of a block, each with eight numbers.
 const THREADS: u32 = 256;
@@ -25,7 +24,7 @@ pub fn gate(gpu: &Gpu, gate: Matrix<'_>, up: Matrix<'_>, f: Activation, out: Mat
         code(f),
     ];
     // SAFETY: shapes and dtypes were checked; each number is read and written by one thread.
-    unsafe { gpu.launch(&SOURCE, instance!("gate", dtype), grid(lines, n), THREADS, 0, &args) }
+    unsafe { gpu.launch(&ELEMENTWISE, instance!("gate", dtype), grid(lines, n), THREADS, 0, &args) }
 }
 
 /// `x = f(x)`, [lines, n].
@@ -33,16 +32,16 @@ pub fn activate(gpu: &Gpu, x: Matrix<'_>, f: Activation) -> Result<(), GpuError>
     let (lines, n) = (x.lines(), x.width());
     let args = [x.pointer(), x.stride(), Arg::count(lines), Arg::count(n), code(f)];
     // SAFETY: the matrix knows its shape; each number is read and written by one thread.
-    unsafe { gpu.launch(&SOURCE, instance!("activate", x.dtype()), grid(lines, n), THREADS, 0, &args) }
+    unsafe { gpu.launch(&ELEMENTWISE, instance!("activate", x.dtype()), grid(lines, n), THREADS, 0, &args) }
 }
 
-/// Adds `row` [n] to every line of `x` [lines, n].
+/// Adds `row` `[n]` to every line of `x` [lines, n].
 pub fn add_row(gpu: &Gpu, x: Matrix<'_>, row: &Slice) -> Result<(), GpuError> {
     let (lines, n) = (x.lines(), x.width());
     assert!(row.dtype() == x.dtype() && row.len() == n, "a row as wide as the matrix");
     let args = [x.pointer(), x.stride(), Arg::slice(row), Arg::count(lines), Arg::count(n)];
     // SAFETY: shapes and dtypes were checked; each number of x is read and written by one thread.
-    unsafe { gpu.launch(&SOURCE, instance!("add_row", x.dtype()), grid(lines, n), THREADS, 0, &args) }
+    unsafe { gpu.launch(&ELEMENTWISE, instance!("add_row", x.dtype()), grid(lines, n), THREADS, 0, &args) }
 }
 
 fn code(f: Activation) -> Arg {

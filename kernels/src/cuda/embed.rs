@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::EMBED;
 use super::{Dtype, Gpu, GpuError, Slice};
-
-static SOURCE: Source = source!("embed");
 
 /// u32 numbers of a token's entry in [`VirtualTokens`]: an address in two, a dtype, a count.
 const ENTRY: usize = 4;
@@ -24,9 +23,9 @@ pub struct VirtualTokens {
 pub struct Embedding<'a> {
     /// [vocab, hidden].
     pub table: &'a Slice,
-    /// Learned positions: [context, hidden], and the tokens' [tokens] u32; positions beyond add nothing.
+    /// Learned positions: [context, hidden], and the tokens' `[tokens]` u32; positions beyond add nothing.
     pub positions: Option<(&'a Slice, &'a Slice)>,
-    /// Added to all tokens: [hidden].
+    /// Added to all tokens: `[hidden]`.
     pub for_all: Option<&'a Slice>,
 }
 
@@ -62,7 +61,7 @@ impl VirtualTokens {
     }
 }
 
-/// `out` [tokens, hidden] f32 of `ids` [tokens] u32. Id `vocab + i` is virtual token `i` of the token's adapter, zero without one;
+/// `out` [tokens, hidden] f32 of `ids` `[tokens]` u32. Id `vocab + i` is virtual token `i` of the token's adapter, zero without one;
 /// `u32::MAX` is padding: its line is zero.
 pub fn embed(
     gpu: &Gpu,
@@ -98,7 +97,7 @@ pub fn embed(
     let threads = count(hidden.div_ceil(8).next_multiple_of(32).min(256));
     // SAFETY: shapes and dtypes were checked; ids and positions outside their tables are left out by the kernel; virtual tokens
     // are held, and as many as their entries say.
-    unsafe { gpu.launch(&SOURCE, instance!("embed", dtype), (count(tokens), 1, 1), threads, 0, &args) }
+    unsafe { gpu.launch(&EMBED, instance!("embed", dtype), (count(tokens), 1, 1), threads, 0, &args) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{self, is_culib_present};
 
 use super::gpu::Arg;
-use super::product::SOURCE;
+use super::sources::PRODUCT;
 use super::{Dtype, Gpu, GpuError, Product, Slice, Store};
 
 /// The oldest version, as it counts: that of CUDA 13.0.
@@ -94,7 +94,7 @@ impl Gemm {
         let args = [Arg::slice(product.y), Arg::slice(bias), Arg::U32(outputs as u32), Arg::U32(pitch as u32)];
         let grid = (outputs.div_ceil(256) as u32, lines as u32, 1);
         // SAFETY: these are the arguments of all five; shapes and dtypes were checked.
-        unsafe { self.gpu.launch(&SOURCE, name, grid, 256, 0, &args) }
+        unsafe { self.gpu.launch(&PRODUCT, name, grid, 256, 0, &args) }
     }
 
     fn multiply(&self, product: &Product<'_>, shape: Shape) -> Result<(), GpuError> {

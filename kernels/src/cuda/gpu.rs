@@ -8,6 +8,8 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 use cudarc::nvrtc::Ptx;
 
 use super::Slice;
+use super::graph::relaxed;
+use super::sources::{self, Source};
 
 /// The oldest architecture that the kernels are compiled for: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
@@ -21,6 +23,8 @@ const COMMON_SHARED: u32 = 48 << 10;
 /// Why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
+    #[error("this program was built without kernels for GPUs: build it with --features cuda")]
+    NotBuilt,
     #[error("the NVIDIA driver (libcuda.so.1) is not there")]
     NoDriver,
     #[error("there is no GPU {ordinal}: {count} can be seen")]
@@ -35,10 +39,14 @@ pub enum GpuError {
         .version % 1000 / 10
     )]
     OldDriver { version: i32 },
-    #[error("memory cannot be taken or written while a graph is captured")]
+    #[error(
+        "memory cannot be taken, read or written by the processor, nor the GPU waited for, while a graph is captured"
+    )]
     Capturing,
     #[error("the GPU's memory is full: {bytes} bytes were asked for")]
     OutOfMemory { bytes: usize },
+    #[error("the system gives no {bytes} bytes of page-locked memory")]
+    OutOfPinned { bytes: usize },
     #[error("the library cuBLASLt (libcublasLt.so) of CUDA 13 is not there")]
     NoCublas,
     #[error("cuBLASLt failed: {0}")]
@@ -56,23 +64,6 @@ pub struct Gpu {
     functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
     multiprocessors: u32,
 }
-
-/// A file of kernels, compiled.
-pub(super) struct Source {
-    pub name: &'static str,
-    pub fatbin: &'static [u8],
-}
-
-/// The compiled `cuda/NAME.cu`.
-macro_rules! source {
-    ($name:literal) => {
-        $crate::cuda::gpu::Source {
-            name: $name,
-            fatbin: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")),
-        }
-    };
-}
-pub(super) use source;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
@@ -121,8 +112,11 @@ pub(super) fn count(number: usize) -> u32 {
 }
 
 impl Gpu {
-    /// Opens a GPU; the first is 0.
+    /// Opens a GPU, the first is 0, and loads the kernels into it.
     pub fn open(ordinal: usize) -> Result<Arc<Self>, GpuError> {
+        if !sources::built() {
+            return Err(GpuError::NotBuilt);
+        }
         // SAFETY: it only tries to open the library, which has no initialisers that could harm.
         if !unsafe { is_culib_present() } {
             return Err(GpuError::NoDriver);
@@ -154,7 +148,20 @@ impl Gpu {
         let stream = context.new_stream()?;
         keep_memory(&context)?;
         let multiprocessors = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        Ok(Arc::new(Self { context, stream, modules: Mutex::default(), functions: Mutex::default(), multiprocessors }))
+        let (modules, functions) = (Mutex::default(), Mutex::default());
+        let gpu = Self { context, stream, modules, functions, multiprocessors };
+        gpu.load_all()?;
+        Ok(Arc::new(gpu))
+    }
+
+    /// Loads the files of kernels that are not loaded yet: no launch then has to. [`Gpu::open`] does so.
+    pub fn load_all(&self) -> Result<(), GpuError> {
+        sources::ALL.iter().try_for_each(|source| self.module(source).map(drop))
+    }
+
+    /// Which it is: the first is 0.
+    pub fn ordinal(&self) -> usize {
+        self.context.ordinal()
     }
 
     /// Its name, as the driver tells it.
@@ -174,11 +181,19 @@ impl Gpu {
 
     /// Waits until everything launched so far is done.
     pub fn synchronize(&self) -> Result<(), GpuError> {
+        // It would break the graph.
+        self.outside_graphs()?;
         Ok(self.stream.synchronize()?)
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
+    }
+
+    /// The stream, for a call of the driver by this thread.
+    pub(super) fn bound_stream(&self) -> Result<sys::CUstream, GpuError> {
+        self.context.bind_to_thread()?;
+        Ok(self.stream.cu_stream())
     }
 
     /// [`GpuError::Capturing`] if what is launched goes into a graph.
@@ -189,7 +204,7 @@ impl Gpu {
         }
     }
 
-    /// Launches the kernel `name` of `source`. Its first launch loads it, which must not be while a graph is captured.
+    /// Launches the kernel `name` of `source`. Its first launch loads it, which may be while a graph is captured.
     ///
     /// # Panics
     /// If memory is another GPU's.
@@ -233,14 +248,21 @@ impl Gpu {
         let (function, allowed) = match functions.get_mut(name) {
             Some(known) => known,
             None => {
-                let function = self.module(source)?.load_function(name)?;
+                let module = self.module(source)?;
+                let function = relaxed(|| {
+                    let function = module.load_function(name)?;
+                    // The driver may put it off to the first launch.
+                    // SAFETY: the function is there.
+                    unsafe { sys::cuFuncLoad(function.cu_function()) }.result()?;
+                    Ok(function)
+                })?;
                 functions.entry(name).or_insert((function, COMMON_SHARED))
             }
         };
         // Never less than before: another thread may be about to launch with that.
         if shared_bytes > *allowed {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, shared_bytes as i32)?;
+            relaxed(|| Ok(function.set_attribute(most, shared_bytes as i32)?))?;
             *allowed = shared_bytes;
         }
         Ok(function.clone())
@@ -286,6 +308,12 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_needs_kernels() {
+        let missing = matches!(Gpu::open(99), Err(GpuError::NotBuilt));
+        assert_eq!(missing, !sources::built());
+    }
+
+    #[test]
     #[ignore = "needs a GPU"]
     fn there_is_no_hundredth_gpu() {
         let error = Gpu::open(99).err().expect("no GPU");
@@ -300,19 +328,6 @@ mod tests {
         let launch = |gpu: &Gpu| activate(gpu, Matrix::new(&x, 64), Activation::Tanh);
         launch(&here).expect("a launch");
         assert!(catch_unwind(AssertUnwindSafe(|| launch(&there))).is_err());
-    }
-
-    #[test]
-    #[ignore = "needs a GPU"]
-    fn no_memory_is_taken_or_written_while_a_graph_is_captured() {
-        let gpu = gpu();
-        let x = poisoned(&gpu, Dtype::F32, 4);
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        gpu.stream().begin_capture(mode).expect("a capture");
-        let results = [x.write(&[0; 16]), Slice::new(&gpu, Dtype::F32, 4).map(drop)];
-        gpu.stream().end_capture(sys::CUgraphInstantiate_flags(0)).expect("a capture");
-        assert!(results.iter().all(|result| matches!(result, Err(GpuError::Capturing))), "{results:?}");
-        x.write(&[0; 16]).expect("a copy");
     }
 
     #[test]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::KV;
 use super::{Dtype, Gpu, GpuError, Heads, Slice};
-
-static SOURCE: Source = source!("kv");
 
 /// Tokens per block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -100,7 +99,7 @@ pub fn copy_blocks(gpu: &Arc<Gpu>, store: &KvStore, copies: &[(u32, u32)]) -> Re
     ];
     let grid = (count(copies.len()), count(store.layers), 2);
     // SAFETY: the store's lengths and the blocks were checked; a block is a multiple of 16 bytes as head_dim is one of 8.
-    unsafe { gpu.launch(&SOURCE, "copy_blocks", grid, 256, 0, &args) }
+    unsafe { gpu.launch(&KV, "copy_blocks", grid, 256, 0, &args) }
 }
 
 /// Writes a key-value prefix [count, kv_heads · head_dim] (f32, f16 or bf16), from position `from` on, at the start of a sequence
@@ -144,7 +143,7 @@ pub fn write_prefix(
         Arg::count(head_dim),
     ];
     // SAFETY: lengths and blocks were checked.
-    unsafe { gpu.launch(&SOURCE, name, (count(tokens - from), 2, 1), 256, 0, &args) }
+    unsafe { gpu.launch(&KV, name, (count(tokens - from), 2, 1), 256, 0, &args) }
 }
 
 #[cfg(test)]

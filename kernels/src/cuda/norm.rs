@@ -1,9 +1,8 @@
 //! Normalisations over the last dimension, after something was added to the residual where asked.
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::NORM;
 use super::{Dtype, Gpu, GpuError, Matrix, Slice};
-
-static SOURCE: Source = source!("norm");
 
 /// The widest line: 1024 threads that keep 32 numbers each.
 const WIDEST: usize = 32 << 10;
@@ -98,7 +97,7 @@ fn launch(
         Arg::U32(back),
     ];
     // SAFETY: shapes and dtypes were checked; parts of a line are touched by their block alone.
-    unsafe { gpu.launch(&SOURCE, name, (count(lines * parts), 1, 1), threads, 0, &args) }
+    unsafe { gpu.launch(&NORM, name, (count(lines * parts), 1, 1), threads, 0, &args) }
 }
 
 #[cfg(test)]

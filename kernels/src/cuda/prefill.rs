@@ -3,11 +3,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::{PREFILL, PREFILL_PLAIN};
 use super::{BLOCK_TOKENS, Dtype, Gpu, GpuError, Heads, KvLayer, Matrix, Slice};
-
-static TENSOR: Source = source!("prefill");
-static PLAIN: Source = source!("prefill_plain");
 
 /// Queries of a tile.
 const QUERIES: usize = 64;
@@ -127,8 +125,8 @@ pub fn attend_prefill(
         }
     };
     let (source, name, threads, shared_bytes) = match tensor_kernel(dtype, dim, paged).filter(|_| aligned) {
-        Some((name, keys)) => (&TENSOR, name, 128, (QUERIES + 2 * keys) * (dim + 8) * dtype.bytes()),
-        None => (&PLAIN, plain_kernel(dtype, dim, paged), 256, 0),
+        Some((name, keys)) => (&PREFILL, name, 128, (QUERIES + 2 * keys) * (dim + 8) * dtype.bytes()),
+        None => (&PREFILL_PLAIN, plain_kernel(dtype, dim, paged), 256, 0),
     };
     let grid = (count(rows.tiles.len() / 2), count(heads.heads), 1);
     // SAFETY: shapes, dtypes and rows were checked; the kernel cuts blocks off at what there is.

@@ -1,9 +1,8 @@
 //! `y = x·Wᵀ + bias` for few lines, bound by reading the weights.
 
-use super::gpu::{Arg, Source, source};
+use super::gpu::Arg;
+use super::sources::PRODUCT;
 use super::{Dtype, Gpu, GpuError, Slice};
-
-pub(super) static SOURCE: Source = source!("product");
 
 /// The most lines of a [`product`].
 pub const FEW_LINES: usize = 64;
@@ -100,7 +99,7 @@ pub fn product(gpu: &Gpu, product: &Product<'_>, scratch: &ProductScratch) -> Re
         let args = [&operands[..], &[inputs_arg, outputs_arg, pitch_arg, mode]].concat();
         let grid = (outputs.div_ceil(4) as u32, lines as u32, 1);
         // SAFETY: these are product_f32's arguments; the shapes were checked.
-        return unsafe { gpu.launch(&SOURCE, "product_f32", grid, 128, 0, &args) };
+        return unsafe { gpu.launch(&PRODUCT, "product_f32", grid, 128, 0, &args) };
     }
     assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
     assert!(product.x.aligned() && product.weight.aligned(), "x and w are aligned to 16 bytes");
@@ -116,7 +115,7 @@ pub fn product(gpu: &Gpu, product: &Product<'_>, scratch: &ProductScratch) -> Re
     let args = [&operands[..], &meeting, &numbers].concat();
     let grid = (blocks as u32, splits as u32, 1);
     // SAFETY: these are the arguments of the products of 16-bit numbers; shapes, scratch and alignment were checked.
-    unsafe { gpu.launch(&SOURCE, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
+    unsafe { gpu.launch(&PRODUCT, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
 }
 
 impl Product<'_> {

@@ -1,9 +1,8 @@
 //! Rotary position embedding, and keys and values on their way into the store.
 
-use super::gpu::{Arg, Source, count, instance, source};
+use super::gpu::{Arg, count, instance};
+use super::sources::ROTARY;
 use super::{Dtype, Gpu, GpuError, Heads, KvLayer, Matrix, Slice};
-
-static SOURCE: Source = source!("rotary");
 
 /// The longest head, for its angles are kept in shared memory.
 const LONGEST: usize = 512;
@@ -11,7 +10,7 @@ const LONGEST: usize = 512;
 /// Angles of a step: those of [`crate::cpu::Rotation`]. arXiv 2104.09864, halves rotated as transformers does.
 #[derive(Clone, Copy)]
 pub struct Rotary<'a> {
-    /// [tokens] u32.
+    /// `[tokens]` u32.
     pub positions: &'a Slice,
     /// [head_dim / 2] f32.
     pub inverse_frequencies: &'a Slice,
@@ -19,7 +18,7 @@ pub struct Rotary<'a> {
 
 /// Turns each head of `query` [tokens, heads · head_dim] and `key` [tokens, kv_heads · head_dim] by its token's angles, in place,
 /// if there are any. Then writes `key` and `value` [tokens, kv_heads · head_dim] to the store, if there is one, at the slots
-/// [tokens] u32: block · [`BLOCK_TOKENS`](super::BLOCK_TOKENS) + place in the block; `u32::MAX` is nowhere.
+/// `[tokens]` u32: block · [`BLOCK_TOKENS`](super::BLOCK_TOKENS) + place in the block; `u32::MAX` is nowhere.
 pub fn rotate_store(
     gpu: &Gpu,
     query: Matrix<'_>,
@@ -62,7 +61,7 @@ pub fn rotate_store(
         Arg::count(heads.head_dim),
     ];
     // SAFETY: shapes and dtypes were checked; the kernel itself leaves out slots outside the store.
-    unsafe { gpu.launch(&SOURCE, instance!("rotate_store", dtype), (count(tokens), 1, 1), 256, 0, &args) }
+    unsafe { gpu.launch(&ROTARY, instance!("rotate_store", dtype), (count(tokens), 1, 1), 256, 0, &args) }
 }
 
 #[cfg(test)]

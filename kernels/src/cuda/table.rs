@@ -88,6 +88,17 @@ impl Table {
         Ok(())
     }
 
+    /// Allows ranks up to `most_rank`, if they were not allowed before; then launches are no longer those that were captured.
+    ///
+    /// # Panics
+    /// If that is more than [`MOST_RANK`].
+    pub fn allow_rank(&mut self, most_rank: usize) -> bool {
+        assert!(most_rank <= MOST_RANK, "rank {most_rank} of at most {MOST_RANK}");
+        let grows = most_rank > self.most_rank;
+        self.most_rank = self.most_rank.max(most_rank);
+        grows
+    }
+
     pub fn slots(&self) -> usize {
         self.patches.len()
     }
