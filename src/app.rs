@@ -46,8 +46,9 @@ fn load_bases(config: &Config) -> Result<(Bases, AdapterRegistry)> {
     start_threads(config.server.threads)?;
     // One lock: engines on one device take turns.
     let turn = Arc::default();
-    let bases =
-        config.bases.iter().map(|base| load_base(base, &config.scheduler, &turn)).collect::<Result<Vec<_>>>()?;
+    let adapter_bytes = usize::try_from(config.adapters.device_bytes.0).unwrap_or(usize::MAX);
+    let load = |base| load_base(base, &config.scheduler, adapter_bytes, &turn);
+    let bases = config.bases.iter().map(load).collect::<Result<Vec<_>>>()?;
     let bases = Bases::new(bases);
     let registry = open_registry(&config.adapters, &bases)?;
     Ok((bases, registry))

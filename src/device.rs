@@ -2,6 +2,7 @@
 
 mod activations;
 mod buffers;
+mod weight;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Storage, StorageRef, Tensor};
@@ -9,6 +10,7 @@ use repertoire_kernels::cpu::Floats;
 
 pub use activations::Activations;
 pub use buffers::Buffer;
+pub use weight::{GpuTarget, Placement, Weight, gpu_error, with_bytes};
 
 /// A tensor whose elements can be read as long as this is held.
 pub struct OpenTensor<'a> {

@@ -3,6 +3,7 @@
 mod base;
 mod batch;
 mod bert;
+mod body;
 mod gpt2;
 mod kv;
 mod layers;
@@ -10,6 +11,8 @@ mod llama;
 pub mod load;
 mod ops;
 
-pub use base::{BaseModel, Outputs};
+pub use base::{BaseModel, Choice, Outputs};
 pub use batch::{Batch, Output, Row, RowSpec, Segment};
-pub use kv::{BLOCK_TOKENS, BlockId, KvShape, KvStore};
+pub use body::Body;
+pub use kv::{BLOCK_TOKENS, BlockId, KvShape};
+pub use ops::{CpuModel, GpuModel};

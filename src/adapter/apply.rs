@@ -179,3 +179,15 @@ pub fn apply_head(x: &[f32], head: &super::Head) -> Result<Vec<f32>> {
     }
     Ok(scores)
 }
+
+/// Virtual token `index` of an adapter, `[hidden]`.
+pub fn copy_virtual(adapter: Option<&super::Adapter>, index: usize, out: &mut [f32]) -> Result<()> {
+    let hidden = out.len();
+    let Some(virtual_tokens) = adapter.and_then(|adapter| adapter.virtual_tokens.as_ref()) else {
+        candle_core::bail!("token id beyond the vocabulary in a row without virtual tokens");
+    };
+    if index >= virtual_tokens.count() {
+        candle_core::bail!("virtual token {index} of {}", virtual_tokens.count());
+    }
+    with_floats(&virtual_tokens.embeddings, |rows| rows.row(index, hidden).copy_to(out))
+}

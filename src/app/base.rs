@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use parking_lot::Mutex;
+use repertoire_kernels::cuda::{Gpu, GpuError};
 
 use crate::adapter::{GenerationDefaults, Projection, SiteMap, TokenCounter};
 use crate::config::{BaseConfig, DeviceMemory, DeviceName, DtypeName, SchedulerConfig};
+use crate::device::GpuTarget;
 use crate::engine::{Engine, EngineOptions};
 use crate::http::{Base, BaseInfo};
 use crate::hub::{self, HubOptions, ModelFiles};
@@ -21,31 +23,90 @@ use super::generation_config;
 /// Key-value memory on the CPU when `device_memory` is a share.
 const CPU_KV_BYTES: usize = 1 << 30;
 
-/// Loads a base and starts its engine. Engines on one device share `turn`.
-pub fn load_base(config: &BaseConfig, scheduler: &SchedulerConfig, turn: &Arc<Mutex<()>>) -> Result<Base> {
+/// Loads a base and starts its engine. Engines on one device share `turn`; on a GPU, adapters take up to `adapter_bytes` bytes.
+pub fn load_base(
+    config: &BaseConfig,
+    scheduler: &SchedulerConfig,
+    adapter_bytes: usize,
+    turn: &Arc<Mutex<()>>,
+) -> Result<Base> {
     let started = Instant::now();
-    let Loaded { model, tokenizer, generation } = load_model(config)?;
+    let gpu = open_gpu(config)?;
+    let target = gpu.clone().map(|gpu| GpuTarget { gpu, adapter_bytes });
+    let Loaded { model, tokenizer, generation } = load_model(config, target)?;
     let options = EngineOptions {
         max_batch_tokens: scheduler.max_batch_tokens,
         max_running: scheduler.max_running.min(scheduler.max_batch_tokens),
         max_waiting: scheduler.max_waiting,
-        kv_bytes: match config.device_memory {
-            DeviceMemory::Bytes(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
-            DeviceMemory::Share(_) => CPU_KV_BYTES,
+        kv_bytes: match &gpu {
+            None => match config.device_memory {
+                DeviceMemory::Bytes(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+                DeviceMemory::Share(_) => CPU_KV_BYTES,
+            },
+            Some(gpu) => {
+                let step = model.step_bytes(scheduler.max_batch_tokens, scheduler.max_running);
+                left_on(gpu, config.device_memory, step + adapter_bytes)
+                    .with_context(|| format!("base {}", config.name))?
+            }
         },
         turn: turn.clone(),
     };
     let (parameters, bytes) = size(model.sites());
     let dtype = format!("{:?}", model.sites().embedding.weight.dtype()).to_ascii_lowercase();
-    let mut info = BaseInfo::new(model.sites(), dtype, "cpu", parameters, bytes);
+    let device = match (&gpu, config.device) {
+        (None, _) => "cpu".into(),
+        (Some(_), DeviceName::Cuda(ordinal)) => format!("cuda:{ordinal}"),
+        (Some(_), _) => "cuda:0".into(),
+    };
+    let mut info = BaseInfo::new(model.sites(), dtype, device, parameters, bytes);
     // The source is an alias too, but where the operator keeps files is nobody's business.
     info.aliases = config.aliases.clone();
     let engine = Engine::start(model, Arc::new(tokenizer), options)?;
     tracing::info!(
-        name = config.name, source = config.source, family = info.family, dtype = info.dtype, parameters, mebibytes = bytes >> 20,
+        name = config.name, source = config.source, family = info.family, device = info.device, dtype = info.dtype, parameters, mebibytes = bytes >> 20,
         context = info.context, took = ?started.elapsed(), "base loaded"
     );
     Ok(Base { info, engine, generation })
+}
+
+/// The GPU that a base is to run on, if it is one.
+fn open_gpu(config: &BaseConfig) -> Result<Option<Arc<Gpu>>> {
+    let ordinal = match config.device {
+        DeviceName::Cpu => return Ok(None),
+        DeviceName::Cuda(ordinal) => ordinal,
+        DeviceName::Auto => 0,
+    };
+    match Gpu::open(ordinal) {
+        Ok(gpu) => Ok(Some(gpu)),
+        Err(error) if config.device != DeviceName::Auto => {
+            Err(error).with_context(|| format!("base {}: device {}", config.name, config.device))
+        }
+        Err(GpuError::NotBuilt | GpuError::NoDriver | GpuError::NoDevice { .. }) => Ok(None),
+        Err(error) => {
+            tracing::warn!(base = config.name, %error, "there is a GPU that cannot be used; the base runs on the CPU");
+            Ok(None)
+        }
+    }
+}
+
+/// Bytes that a GPU has left for keys and values, of what a base may use, once `others` are taken.
+fn left_on(gpu: &Gpu, allowed: DeviceMemory, others: usize) -> Result<usize> {
+    let (free, total) = gpu.memory()?;
+    let allowed = match allowed {
+        DeviceMemory::Bytes(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX).min(total),
+        DeviceMemory::Share(share) => (total as f64 * share) as usize,
+    };
+    let taken = total - free;
+    match allowed.checked_sub(taken + others) {
+        Some(left) if left > 0 => Ok(left),
+        _ => bail!(
+            "the GPU has no memory left for keys and values: device_memory allows {} MiB, {} are taken, steps and adapters \
+             need {} more; raise device_memory or lower scheduler.max_batch_tokens or adapters.device_bytes",
+            allowed >> 20,
+            taken >> 20,
+            others >> 20
+        ),
+    }
 }
 
 /// The sites of a base as readers of adapters need them: with its tokenizer, which old prompts of ruprompts are counted by.
@@ -63,15 +124,12 @@ pub struct Loaded {
     pub generation: GenerationDefaults,
 }
 
-/// Loads a base, and no more.
-pub fn load_model(config: &BaseConfig) -> Result<Loaded> {
-    if let DeviceName::Cuda(_) = config.device {
-        bail!("base {}: device {} is not built in; set device = \"cpu\"", config.name, config.device);
-    }
-    load(config).with_context(|| format!("base {} ({})", config.name, config.source))
+/// Loads a base, and no more; onto a GPU if there is a target.
+pub fn load_model(config: &BaseConfig, target: Option<GpuTarget>) -> Result<Loaded> {
+    load(config, target).with_context(|| format!("base {} ({})", config.name, config.source))
 }
 
-fn load(config: &BaseConfig) -> Result<Loaded> {
+fn load(config: &BaseConfig, target: Option<GpuTarget>) -> Result<Loaded> {
     let precision = match config.dtype {
         DtypeName::Auto => Precision::Stored,
         DtypeName::F32 => Precision::As(DType::F32),
@@ -91,14 +149,14 @@ fn load(config: &BaseConfig) -> Result<Loaded> {
             let file = GgufFile::open(&file)?;
             let tokenizer = Tokenizer::from_gguf(&file.content.metadata)?;
             let generation = generation_config::ending_with(file.ends_of_text());
-            let model = load_gguf(&config.name, aliases, file, precision)?;
+            let model = load_gguf(&config.name, aliases, file, precision, target)?;
             return Ok(Loaded { model, tokenizer, generation });
         }
     };
     let json = json.unwrap_or_else(|| folder.join("config.json"));
     let bytes = matches!(weights, WeightFiles::Dummy) && !folder.join("tokenizer.json").is_file();
     let tokenizer = if bytes { Tokenizer::bytes() } else { Tokenizer::from_folder(&folder)? };
-    let model = load_folder(&config.name, aliases, &json, &weights, precision)?;
+    let model = load_folder(&config.name, aliases, &json, &weights, precision, target)?;
     Ok(Loaded { model, tokenizer, generation: generation_config::read(&folder) })
 }
 

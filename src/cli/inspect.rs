@@ -67,7 +67,7 @@ impl Inspect {
             here.into_iter().cloned().collect()
         });
         let sites = |base: &BaseConfig| {
-            let loaded = app::load_model(base)?;
+            let loaded = app::load_model(base, None)?;
             Ok(app::sites_with_tokenizer(loaded.model.sites(), Arc::new(loaded.tokenizer)))
         };
         bases.iter().map(sites).collect()
@@ -155,7 +155,7 @@ fn describe(adapter: &Adapter) {
 
 fn inspect_base(path: &Path) -> Result<()> {
     let source = path.display().to_string();
-    let loaded = app::load_model(&BaseConfig::new("base", source)).context("it cannot be served")?;
+    let loaded = app::load_model(&BaseConfig::new("base", source), None).context("it cannot be served")?;
     let sites = loaded.model.sites();
     println!("a base that this server can serve");
     for (name, value) in [

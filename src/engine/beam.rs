@@ -9,7 +9,9 @@ mod hypothesis;
 
 use std::sync::Arc;
 
-use super::sampler::{LogSoftmax, SamplerError, SequenceHistory, SequenceRng, alternatives, descending};
+use repertoire_kernels::cpu::LogSoftmax;
+
+use super::sampler::{SamplerError, SequenceHistory, SequenceRng, alternatives, descending};
 use super::{FinishReason, Parameters};
 use continuations::{Continuation, Continuations};
 use finished::Finished;
@@ -69,7 +71,8 @@ impl BeamSearch {
         if rows.len() != self.running.len() {
             return Err(SamplerError::Rows { expected: self.running.len(), given: rows.len() });
         }
-        let raw = rows.iter().map(|row| LogSoftmax::of(row)).collect::<Result<Vec<_>, _>>()?;
+        let raw =
+            rows.iter().map(|row| LogSoftmax::of(row)).collect::<Result<Vec<_>, _>>().map_err(SamplerError::from)?;
         self.continuations.clear();
         for (beam, (row, raw)) in self.running.iter().zip(rows.iter().zip(&raw)) {
             self.continuations.add(row, raw, &self.parameters, &beam.history, beam.score);

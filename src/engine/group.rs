@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::adapter::Lease;
+use crate::model::Output;
 
 use super::beams::Beams;
 use super::sample::{Samples, Stepped};
-use super::sampler::{Sampler, SamplerError};
+use super::sampler::{NextToken, Sampler, SamplerError};
 use super::scheduler::Demand;
 use super::{EngineError, Event, Usage};
 
@@ -69,11 +70,26 @@ impl Group {
         self.cached_tokens = tokens - self.virtual_tokens.partition_point(|&at| at < tokens);
     }
 
-    /// Takes the logits of all branches; answers which branches go on, and with which token (none: the request is done).
-    pub fn step(&mut self, logits: &[&[f32]], sampler: &mut Sampler) -> Result<Vec<(usize, u32)>, SamplerError> {
+    /// What it wants of the model after the last token of a branch.
+    pub fn wants(&self) -> Output {
+        match &self.answer {
+            Answer::Scores => Output::Scores,
+            Answer::Samples(samples) if samples.take_the_likeliest() => Output::Choice,
+            Answer::Samples(_) | Answer::Beams(_) => Output::Logits,
+        }
+    }
+
+    /// Takes what the model says of all branches; answers which go on, and with which token (none: the request is done).
+    pub fn step(&mut self, next: &[NextToken<'_>], sampler: &mut Sampler) -> Result<Vec<(usize, u32)>, SamplerError> {
         let Stepped { grown, events } = match &mut self.answer {
-            Answer::Samples(samples) => samples.step(logits, sampler)?,
-            Answer::Beams(beams) => beams.step(logits)?,
+            Answer::Samples(samples) => samples.step(next, sampler)?,
+            Answer::Beams(beams) => {
+                let logits = next.iter().filter_map(|next| match next {
+                    NextToken::Logits(logits) => Some(*logits),
+                    NextToken::Choice(_) => None,
+                });
+                beams.step(&logits.collect::<Vec<_>>())?
+            }
             Answer::Scores => Stepped { grown: vec![], events: vec![] },
         };
         for event in events {

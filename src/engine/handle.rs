@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::adapter::{Lease, SiteMap};
-use crate::model::{BaseModel, KvStore};
+use crate::model::BaseModel;
 use crate::text::Tokenizer;
 
 use super::beams::Beams;
@@ -136,29 +136,26 @@ impl Shared {
 impl Engine {
     /// Starts the engine's thread.
     pub fn start(
-        model: Box<dyn BaseModel>,
+        mut model: Box<dyn BaseModel>,
         tokenizer: Arc<Tokenizer>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
         let sites = model.sites().clone();
         let failed = |e: &dyn std::fmt::Display| EngineError::Step(e.to_string());
-        let (kv, blocks) = match model.kv_shape() {
-            Some(shape) => {
-                // Beyond every running sequence at full length, blocks would serve the prefix cache alone.
-                let useful = options.max_running * sites.context.div_ceil(crate::model::BLOCK_TOKENS);
-                let blocks = (options.kv_bytes / shape.block_bytes()).min(useful);
-                (KvStore::new(shape, blocks, &candle_core::Device::Cpu).map_err(|e| failed(&e))?, blocks)
-            }
-            None => (KvStore::none(), 0),
-        };
+        let cached = model.kv_shape().is_some();
+        let blocks = model.kv_shape().map_or(0, |shape| {
+            // Beyond every running sequence at full length, blocks would serve the prefix cache alone.
+            let useful = options.max_running * sites.context.div_ceil(crate::model::BLOCK_TOKENS);
+            (options.kv_bytes / shape.block_bytes()).min(useful)
+        });
+        model.open_store(blocks).map_err(|e| failed(&e))?;
         let budget = Budget { tokens: options.max_batch_tokens, running: options.max_running };
         let shared = Arc::new(Shared::default());
         shared.total_blocks.store(blocks, Ordering::Relaxed);
         shared.free_blocks.store(blocks, Ordering::Relaxed);
         let (commands, receiver) = channel();
         let (stopping, stopped) = watch::channel(false);
-        let cached = model.kv_shape().is_some();
-        let worker = Worker::new(model, kv, Scheduler::new(budget, blocks), receiver, shared.clone(), options.turn);
+        let worker = Worker::new(model, Scheduler::new(budget, blocks), receiver, shared.clone(), options.turn);
         std::thread::Builder::new()
             .name(format!("engine-{}", sites.base))
             .spawn(move || {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::text::{StreamDecoder, Tokenizer};
 
-use super::sampler::{Choice, Sampler, SamplerError, SequenceHistory, SequenceRng};
+use super::sampler::{Choice, NextToken, Sampler, SamplerError, SequenceHistory, SequenceRng, takes_the_likeliest};
 use super::stop::StopMatcher;
 use super::{Event, FinishReason, Parameters, Token, TokenChoice};
 
@@ -59,14 +59,19 @@ impl Samples {
         }
     }
 
-    /// Chooses the next token of every branch; `logits` has one row `[vocab]` for each, or a single one after the prompt.
-    pub fn step(&mut self, logits: &[&[f32]], sampler: &mut Sampler) -> Result<Stepped, SamplerError> {
+    /// Whether every branch takes the likeliest token, whatever it said before.
+    pub fn take_the_likeliest(&self) -> bool {
+        self.sequences.iter().all(|sequence| takes_the_likeliest(&self.parameters, &sequence.history))
+    }
+
+    /// Chooses the next token of every branch; `next` has one row for each, or a single one after the prompt.
+    pub fn step(&mut self, next: &[NextToken<'_>], sampler: &mut Sampler) -> Result<Stepped, SamplerError> {
         let mut stepped = Stepped { grown: vec![], events: vec![] };
         let mut going = vec![];
         for (branch, index) in std::mem::take(&mut self.branches).into_iter().enumerate() {
             let row = if self.forked { branch } else { 0 };
             let sequence = &mut self.sequences[index];
-            let choice = sampler.choose(logits[row], &self.parameters, &sequence.history, &mut sequence.rng)?;
+            let choice = sampler.next(next[row], &self.parameters, &sequence.history, &mut sequence.rng)?;
             let token = choice.id;
             self.chosen += 1;
             if let Some(reason) = sequence.take(index, choice, &self.parameters, &self.tokenizer, &mut stepped.events) {

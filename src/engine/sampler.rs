@@ -8,7 +8,6 @@ mod candidates;
 mod error;
 mod history;
 mod largest;
-mod log_softmax;
 mod ngrams;
 mod nucleus;
 mod penalties;
@@ -21,9 +20,12 @@ pub use rng::SequenceRng;
 
 pub(super) use candidates::Candidates;
 pub(super) use largest::{descending, largest};
-pub(super) use log_softmax::LogSoftmax;
 pub(super) use penalties::penalise;
 pub(super) use weights::Weights;
+
+use repertoire_kernels::cpu::LogSoftmax;
+
+use crate::model;
 
 use super::Parameters;
 
@@ -35,6 +37,20 @@ pub struct Choice {
     pub logprob: f32,
     /// The `Parameters::logprobs` likeliest ids by raw logits, best first.
     pub top: Vec<(u32, f32)>,
+}
+
+/// What the model says of a sequence's next token.
+#[derive(Clone, Copy, Debug)]
+pub enum NextToken<'a> {
+    /// Raw, `[vocab]`.
+    Logits(&'a [f32]),
+    /// The likeliest: all that a sequence needs that [`takes_the_likeliest`].
+    Choice(model::Choice),
+}
+
+/// Whether a sequence's next token is the likeliest one, with no more to be said of it than its log-probability.
+pub fn takes_the_likeliest(parameters: &Parameters, history: &SequenceHistory) -> bool {
+    !samples(parameters) && !history.changes_scores() && parameters.logprobs == 0
 }
 
 /// Chooses tokens; holds only scratch memory, so one serves any number of sequences in turn.
@@ -49,6 +65,23 @@ impl Sampler {
     /// A sampler with empty scratch memory.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Chooses the token that follows `history`; see [`Sampler::choose`].
+    pub fn next(
+        &mut self,
+        next: NextToken<'_>,
+        parameters: &Parameters,
+        history: &SequenceHistory,
+        rng: &mut SequenceRng,
+    ) -> Result<Choice, SamplerError> {
+        match next {
+            NextToken::Logits(logits) => self.choose(logits, parameters, history, rng),
+            NextToken::Choice(model::Choice { id, logprob }) if logprob.is_finite() => {
+                Ok(Choice { id, logprob, top: Vec::new() })
+            }
+            NextToken::Choice(model::Choice { id, .. }) => Err(SamplerError::NotFinite { token: id as usize }),
+        }
     }
 
     /// Chooses the token that follows `history`. The caller pushes it to `history` if the sequence goes on.

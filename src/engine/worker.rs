@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::device::{Activations, compute, with_f32};
-use crate::model::{BaseModel, Batch, KvStore, Output, Outputs, RowSpec};
+use crate::model::{self, BaseModel, Batch, Output, Outputs, RowSpec};
 use crate::profile::{self, Part};
 
 use super::EngineError;
-use super::group::{Answer, Group};
+use super::group::Group;
 use super::handle::Shared;
 use super::pace::Pace;
-use super::sampler::Sampler;
+use super::sampler::{NextToken, Sampler};
 use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
 
 /// What the handle sends.
@@ -29,7 +29,6 @@ pub enum Command {
 /// Owns everything that computes.
 pub struct Worker {
     model: Box<dyn BaseModel>,
-    kv: KvStore,
     scheduler: Scheduler,
     pace: Pace,
     groups: BTreeMap<UnitId, Group>,
@@ -46,14 +45,13 @@ impl Worker {
     /// A worker with nothing to do yet.
     pub fn new(
         model: Box<dyn BaseModel>,
-        kv: KvStore,
         scheduler: Scheduler,
         commands: Receiver<Command>,
         shared: Arc<Shared>,
         turn: Arc<Mutex<()>>,
     ) -> Self {
         let (pace, groups, sampler) = (Pace::default(), BTreeMap::new(), Sampler::new());
-        Self { model, kv, scheduler, pace, groups, sampler, commands, shared, turn, next: 0, draining: false }
+        Self { model, scheduler, pace, groups, sampler, commands, shared, turn, next: 0, draining: false }
     }
 
     /// Runs until it is drained or all handles are gone.
@@ -156,21 +154,20 @@ impl Worker {
         let (batch, order, wants) = self.prepare(plan)?;
         let _turn = self.turn.lock();
         let begun = Instant::now();
-        let (model, kv) = (&self.model, &mut self.kv);
-        let outputs = compute(|| model.forward(&batch, kv))?;
+        let model = &mut self.model;
+        let outputs = compute(|| model.forward(&batch))?;
         Ok((StepOutputs::new(outputs, &order, &wants), begun.elapsed()))
     }
 
     /// The step's rows, grouped by adapter; for each row of the batch its place in the plan; what each planned row wants.
     fn prepare(&mut self, plan: &Plan) -> candle_core::Result<(Batch, Vec<usize>, Vec<Output>)> {
         let _timer = profile::time(Part::Prepare);
-        self.kv.copy_blocks(&plan.copies)?;
+        self.model.copy_blocks(&plan.copies)?;
         let mut specs = Vec::with_capacity(plan.rows.len());
         for row in &plan.rows {
             let group = &self.groups[&row.unit];
-            let prefix = group.adapter.as_ref().and_then(|adapter| adapter.prefix.as_ref());
-            if let (Some(prefix), Some(from)) = (prefix, row.prefix_from) {
-                self.kv.write_prefix(prefix, &row.blocks, from)?;
+            if let (Some(lease), Some(from)) = (&group.adapter, row.prefix_from) {
+                self.model.write_prefix(lease.adapter(), &row.blocks, from)?;
             }
             specs.push(RowSpec {
                 adapter: group.adapter.as_ref().map(|lease| lease.adapter().clone()),
@@ -211,22 +208,20 @@ impl Worker {
                     }
                     self.end(id, None);
                 }
-                Place::Logits(_) => {
-                    let rows: Vec<&[f32]> = places
-                        .iter()
-                        .filter_map(|place| match place {
-                            Place::Logits(index) => Some(logits[*index]),
-                            _ => None,
-                        })
-                        .collect();
-                    self.choose(id, &rows);
+                Place::Logits(_) | Place::Choice(_) => {
+                    let rows = places.iter().filter_map(|place| match place {
+                        Place::Logits(index) => Some(NextToken::Logits(logits[*index])),
+                        Place::Choice(index) => Some(NextToken::Choice(outputs.choices[*index])),
+                        Place::Nothing | Place::Scores(_) => None,
+                    });
+                    self.choose(id, &rows.collect::<Vec<_>>());
                 }
             }
         }
         Ok(())
     }
 
-    fn choose(&mut self, id: UnitId, rows: &[&[f32]]) {
+    fn choose(&mut self, id: UnitId, rows: &[NextToken<'_>]) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.found(self.scheduler.found(id));
         match group.step(rows, &mut self.sampler) {
@@ -248,10 +243,9 @@ impl Worker {
 }
 
 fn wanted(row: &PlannedRow, group: &Group) -> Output {
-    match (row.last, &group.answer) {
-        (false, _) => Output::Nothing,
-        (true, Answer::Scores) => Output::Scores,
-        (true, _) => Output::Logits,
+    match row.last {
+        false => Output::Nothing,
+        true => group.wants(),
     }
 }
 
@@ -260,12 +254,14 @@ fn wanted(row: &PlannedRow, group: &Group) -> Output {
 enum Place {
     Nothing,
     Logits(usize),
+    Choice(usize),
     Scores(usize),
 }
 
 /// A step's results, found by planned row.
 struct StepOutputs {
     logits: Option<Activations>,
+    choices: Vec<model::Choice>,
     scores: Vec<Vec<f32>>,
     places: Vec<Place>,
 }
@@ -274,16 +270,18 @@ impl StepOutputs {
     /// `order` is the planned row of each batch row, `wants` what each planned row wanted.
     fn new(outputs: Outputs, order: &[usize], wants: &[Output]) -> Self {
         let mut places = vec![Place::Nothing; order.len()];
-        let (mut logits, mut scores) = (0, 0);
+        let (mut logits, mut choices, mut scores) = (0, 0, 0);
         for &row in order {
-            let next = match wants[row] {
+            let (place, next): (fn(usize) -> Place, _) = match wants[row] {
                 Output::Nothing => continue,
-                Output::Logits => &mut logits,
-                Output::Scores => &mut scores,
+                Output::Logits => (Place::Logits, &mut logits),
+                Output::Choice => (Place::Choice, &mut choices),
+                Output::Scores => (Place::Scores, &mut scores),
             };
-            places[row] = if wants[row] == Output::Logits { Place::Logits(*next) } else { Place::Scores(*next) };
+            places[row] = place(*next);
             *next += 1;
         }
-        Self { logits: outputs.logits, scores: outputs.scores, places }
+        let Outputs { logits, choices, scores } = outputs;
+        Self { logits, choices, scores, places }
     }
 }

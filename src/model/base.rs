@@ -4,29 +4,52 @@ use std::sync::Arc;
 
 use candle_core::Result;
 
-use crate::adapter::SiteMap;
+use crate::adapter::{Adapter, SiteMap};
 use crate::device::Activations;
 
-use super::{Batch, KvShape, KvStore};
+use super::{Batch, BlockId, KvShape};
 
-/// A frozen base model. One step takes a ragged batch in which every row may have its own adapter.
-pub trait BaseModel: Send + Sync {
+/// A frozen base model on its device, with its store of keys and values. One step takes a ragged batch in which every row may
+/// have its own adapter.
+pub trait BaseModel: Send {
     /// Shape and names, for adapters and for admission.
     fn sites(&self) -> &Arc<SiteMap>;
 
     /// How keys and values are stored; `None` for encoders, which keep none.
     fn kv_shape(&self) -> Option<KvShape>;
 
+    /// Bytes of device memory that a step of so many tokens takes, of which `rows` ask for a token; 0 where it does not matter.
+    fn step_bytes(&self, tokens: usize, rows: usize) -> usize;
+
+    /// Makes room for `blocks` blocks of keys and values; what was stored before is gone.
+    fn open_store(&mut self, blocks: usize) -> Result<()>;
+
+    /// Copies whole blocks (from, to), in all layers.
+    fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()>;
+
+    /// Writes an adapter's key-value prefix, from position `from` on, at the start of a sequence whose first blocks are `blocks`.
+    fn write_prefix(&mut self, adapter: &Arc<Adapter>, blocks: &[BlockId], from: usize) -> Result<()>;
+
     /// Runs one step: writes keys and values of decoder rows (in each layer those of all rows before any are read: a row may
     /// go on from what another row of the step computes), answers what each row's [`super::Output`] asks.
-    fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs>;
+    fn forward(&mut self, batch: &Batch) -> Result<Outputs>;
+}
+
+/// A row's likeliest token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    pub id: u32,
+    /// By all logits; not finite if one of them is not a number, or infinite.
+    pub logprob: f32,
 }
 
 /// What a step computed.
 #[derive(Debug, Default)]
 pub struct Outputs {
-    /// [rows that asked for logits, vocab], f32, in row order.
+    /// [rows that asked for logits, vocab], f32, on the CPU, in row order.
     pub logits: Option<Activations>,
+    /// For each row that asked for a choice, in row order.
+    pub choices: Vec<Choice>,
     /// For each row that asked for scores, in row order: one raw number per label of its adapter's head.
     pub scores: Vec<Vec<f32>>,
 }

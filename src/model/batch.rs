@@ -14,6 +14,8 @@ pub enum Output {
     Nothing,
     /// The logits after its last token.
     Logits,
+    /// The likeliest token after its last.
+    Choice,
     /// The scores of its adapter's head.
     Scores,
 }
@@ -92,12 +94,15 @@ impl Batch {
 
     /// For a matrix with one line for each row that wants `output`: its segments.
     pub fn output_segments(&self, output: Output) -> Vec<Segment> {
-        let mut segments = Vec::new();
-        for row in self.rows_that_want(output) {
-            extend_segments(&mut segments, &row.adapter, 1);
-        }
-        segments
+        segments(self.rows_that_want(output))
     }
+}
+
+/// For a matrix with one line for each of some rows: its segments.
+pub fn segments<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    rows.for_each(|row| extend_segments(&mut segments, &row.adapter, 1));
+    segments
 }
 
 /// Adds `lines` lines of `adapter` at the end, to the last segment if it has the same adapter.

@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use repertoire_kernels::cpu::Activation;
 
 use crate::adapter::{EmbeddingSite, Projection, Site, SiteMap};
 
-use super::layers::{Heads, Linear, Norm};
+use super::layers::{Attention, Embedding, Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
-use super::{BaseModel, Batch, KvShape, KvStore, Outputs, ops};
+use super::ops::Ops;
 
 /// A decoder with learned positions.
 pub struct Gpt2 {
     sites: Arc<SiteMap>,
-    embedding: Tensor,
-    /// [context, hidden].
-    positions: Tensor,
+    embedding: Embedding,
     layers: Vec<Layer>,
     norm: Norm,
     head: Linear,
@@ -37,12 +35,13 @@ struct Layer {
 impl Gpt2 {
     /// Reads the weights.
     pub fn load(mut builder: Builder<'_>, config: &ModelConfig) -> std::result::Result<Self, LoadError> {
-        let embedding = builder.get("transformer.wte.weight", &[config.vocab, config.hidden])?;
+        let words = builder.get("transformer.wte.weight", &[config.vocab, config.hidden])?;
         let positions = builder.get("transformer.wpe.weight", &[config.context, config.hidden])?;
+        let (words, positions) = (builder.place(words)?, builder.place(positions)?);
         let layers =
             (0..config.layers).map(|i| Layer::load(&mut builder, config, i)).collect::<std::result::Result<_, _>>()?;
         let norm = builder.layer_norm("transformer.ln_f", config.hidden)?;
-        let head = builder.decoder_head(&embedding)?;
+        let head = builder.decoder_head(&words)?;
         let naming = Naming {
             backbone: "transformer",
             head: "score",
@@ -50,11 +49,10 @@ impl Gpt2 {
             causal: true,
             missing_pooler: false,
         };
-        let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: positions.clone() };
+        let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: (*positions).clone() };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone(), Some(position_site)),
-            embedding,
-            positions,
+            sites: builder.finish(naming, (*words).clone(), Some(position_site)),
+            embedding: Embedding { words, positions: Some(positions), for_all: None },
             layers,
             norm,
             head,
@@ -83,31 +81,27 @@ impl Layer {
     }
 }
 
-impl BaseModel for Gpt2 {
-    fn sites(&self) -> &Arc<SiteMap> {
+impl Gpt2 {
+    /// Shape and names.
+    pub fn sites(&self) -> &Arc<SiteMap> {
         &self.sites
     }
 
-    fn kv_shape(&self) -> Option<KvShape> {
-        let Heads { kv_heads, head_dim, .. } = self.heads;
-        Some(KvShape { layers: self.layers.len(), kv_heads, head_dim })
-    }
-
-    fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs> {
-        let words = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        let mut x = ops::add(words, &ops::embed_positions(&self.positions, batch)?)?;
+    /// Runs a step.
+    pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
+        let mut x = ops.embed(&self.embedding)?; // [tokens, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = ops::norm(&x, &layer.attention_norm)?;
-            let fused = ops::linear(&normed, &layer.attention, &batch.segments)?; // [tokens, 3 · hidden]
-            let [query, key, value] = ops::split3(&fused)?;
-            ops::write_kv(&key, &value, index, batch, kv)?;
-            let attended = ops::attend_cached(&query, index, self.heads, batch, kv)?;
-            x = ops::add(x, &ops::linear(&attended, &layer.output, &batch.segments)?)?;
+            let normed = ops.norm(&x, &layer.attention_norm)?;
+            let fused = ops.linear(&normed, &layer.attention)?; // [tokens, 3 · hidden]
+            let qkv = ops.split3(fused)?;
+            let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms: None, rotary: None })?;
+            x = ops.add_linear(x, &attended, &layer.output)?;
 
-            let normed = ops::norm(&x, &layer.feed_forward_norm)?;
-            let up = ops::activate(ops::linear(&normed, &layer.up, &batch.segments)?, self.activation)?;
-            x = ops::add(x, &ops::linear(&up, &layer.down, &batch.segments)?)?;
+            let normed = ops.norm(&x, &layer.feed_forward_norm)?;
+            let up = ops.linear(&normed, &layer.up)?;
+            let up = ops.activate(up, self.activation)?;
+            x = ops.add_linear(x, &up, &layer.down)?;
         }
-        ops::decoder_outputs(&x, &self.norm, &self.head, batch)
+        ops.answer_decoder(x, &self.norm, &self.head)
     }
 }

@@ -2,26 +2,27 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
-use repertoire_kernels::cpu::{Activation, Rotation};
+use candle_core::Result;
+use repertoire_kernels::cpu::Activation;
 
 use crate::adapter::{Projection, Site, SiteMap};
-use crate::device::Activations;
+use crate::device::Weight;
 
-use super::layers::{Heads, Linear, Norm};
+use super::layers::{Attention, Embedding, Heads, Linear, Norm};
 use super::load::{Builder, LoadError, ModelConfig, Naming};
-use super::{BaseModel, Batch, KvShape, KvStore, Outputs, ops};
+use super::ops::Ops;
 
 /// A decoder with rotary positions, RMS norms and a gated feed-forward. arXiv 2302.13971.
 pub struct Llama {
     sites: Arc<SiteMap>,
-    embedding: Tensor,
+    embedding: Embedding,
     layers: Vec<Layer>,
     norm: Norm,
     head: Linear,
     heads: Heads,
     activation: Activation,
-    inverse_frequencies: Vec<f32>,
+    /// [head_dim / 2].
+    inverse_frequencies: Weight,
 }
 
 struct Layer {
@@ -29,8 +30,8 @@ struct Layer {
     query: Linear,
     key: Linear,
     value: Linear,
-    query_norm: Option<Norm>,
-    key_norm: Option<Norm>,
+    /// Of each head of the queries and of the keys.
+    head_norms: Option<[Norm; 2]>,
     output: Linear,
     feed_forward_norm: Norm,
     gate: Linear,
@@ -41,11 +42,13 @@ struct Layer {
 impl Llama {
     /// Reads the weights.
     pub fn load(mut builder: Builder<'_>, config: &ModelConfig) -> std::result::Result<Self, LoadError> {
-        let embedding = builder.get("model.embed_tokens.weight", &[config.vocab, config.hidden])?;
+        let words = builder.get("model.embed_tokens.weight", &[config.vocab, config.hidden])?;
+        let words = builder.place(words)?;
         let layers =
             (0..config.layers).map(|i| Layer::load(&mut builder, config, i)).collect::<std::result::Result<_, _>>()?;
         let norm = builder.rms_norm("model.norm", config.hidden)?;
-        let head = builder.decoder_head(&embedding)?;
+        let head = builder.decoder_head(&words)?;
+        let inverse_frequencies = builder.place_f32(&config.inverse_frequencies)?;
         let naming = Naming {
             backbone: "model",
             head: "score",
@@ -54,14 +57,14 @@ impl Llama {
             missing_pooler: false,
         };
         Ok(Self {
-            sites: builder.finish(naming, embedding.clone(), None),
-            embedding,
+            sites: builder.finish(naming, (*words).clone(), None),
+            embedding: Embedding { words, positions: None, for_all: None },
             layers,
             norm,
             head,
             heads: Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim },
             activation: config.activation,
-            inverse_frequencies: config.inverse_frequencies.clone(),
+            inverse_frequencies,
         })
     }
 }
@@ -71,75 +74,65 @@ impl Layer {
         let (hidden, queries, keys) =
             (config.hidden, config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let at = format!("model.layers.{index}");
-        let mut linear = |projection, module: &str, inputs, outputs| {
-            let site = Site { layer: Some(index), projection };
-            builder.linear(site, &format!("{at}.{module}"), inputs, outputs, false)
+        let site = |projection| Site { layer: Some(index), projection };
+        let module = |name: &str| format!("{at}.{name}");
+        let [query, key, value] = builder.linear_group(
+            hidden,
+            [
+                (site(Projection::Query), &module("self_attn.q_proj"), queries),
+                (site(Projection::Key), &module("self_attn.k_proj"), keys),
+                (site(Projection::Value), &module("self_attn.v_proj"), keys),
+            ],
+            false,
+        )?;
+        let output = module("self_attn.o_proj");
+        let output = builder.linear(site(Projection::AttentionOutput), &output, queries, hidden, false)?;
+        let [gate, up] = builder.linear_group(
+            hidden,
+            [
+                (site(Projection::Gate), &module("mlp.gate_proj"), config.intermediate),
+                (site(Projection::Up), &module("mlp.up_proj"), config.intermediate),
+            ],
+            false,
+        )?;
+        let down = module("mlp.down_proj");
+        let down = builder.linear(site(Projection::Down), &down, config.intermediate, hidden, false)?;
+        let head_norms = match config.family.as_str() {
+            "qwen3" => Some([
+                builder.rms_norm(&module("self_attn.q_norm"), config.head_dim)?,
+                builder.rms_norm(&module("self_attn.k_norm"), config.head_dim)?,
+            ]),
+            _ => None,
         };
-        let query = linear(Projection::Query, "self_attn.q_proj", hidden, queries)?;
-        let key = linear(Projection::Key, "self_attn.k_proj", hidden, keys)?;
-        let value = linear(Projection::Value, "self_attn.v_proj", hidden, keys)?;
-        let output = linear(Projection::AttentionOutput, "self_attn.o_proj", queries, hidden)?;
-        let gate = linear(Projection::Gate, "mlp.gate_proj", hidden, config.intermediate)?;
-        let up = linear(Projection::Up, "mlp.up_proj", hidden, config.intermediate)?;
-        let down = linear(Projection::Down, "mlp.down_proj", config.intermediate, hidden)?;
-        let mut head_norm = |module: &str| match config.family.as_str() {
-            "qwen3" => builder.rms_norm(&format!("{at}.self_attn.{module}"), config.head_dim).map(Some),
-            _ => Ok(None),
-        };
-        let (query_norm, key_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
-        let input_norm = builder.rms_norm(&format!("{at}.input_layernorm"), hidden)?;
-        let feed_forward_norm = builder.rms_norm(&format!("{at}.post_attention_layernorm"), hidden)?;
-        Ok(Self { input_norm, query, key, value, query_norm, key_norm, output, feed_forward_norm, gate, up, down })
-    }
-}
-
-impl BaseModel for Llama {
-    fn sites(&self) -> &Arc<SiteMap> {
-        &self.sites
-    }
-
-    fn kv_shape(&self) -> Option<KvShape> {
-        let Heads { kv_heads, head_dim, .. } = self.heads;
-        Some(KvShape { layers: self.layers.len(), kv_heads, head_dim })
-    }
-
-    fn forward(&self, batch: &Batch, kv: &mut KvStore) -> Result<Outputs> {
-        let rotation = Rotation::new(&batch.positions, &self.inverse_frequencies);
-        let mut x = ops::embed(&self.embedding, batch)?; // [tokens, hidden]
-        for (index, layer) in self.layers.iter().enumerate() {
-            let attended = self.attention(layer, index, &x, &rotation, batch, kv)?;
-            x = ops::add(x, &attended)?;
-            let normed = ops::norm(&x, &layer.feed_forward_norm)?;
-            let [gate, up] = ops::linear_group(&normed, [&layer.gate, &layer.up], &batch.segments)?;
-            let gated = ops::gate(gate, &up, self.activation)?; // [tokens, intermediate]
-            x = ops::add(x, &ops::linear(&gated, &layer.down, &batch.segments)?)?;
-        }
-        ops::decoder_outputs(&x, &self.norm, &self.head, batch)
+        let input_norm = builder.rms_norm(&module("input_layernorm"), hidden)?;
+        let feed_forward_norm = builder.rms_norm(&module("post_attention_layernorm"), hidden)?;
+        Ok(Self { input_norm, query, key, value, head_norms, output, feed_forward_norm, gate, up, down })
     }
 }
 
 impl Llama {
-    fn attention(
-        &self,
-        layer: &Layer,
-        index: usize,
-        x: &Activations,
-        rotation: &Rotation,
-        batch: &Batch,
-        kv: &mut KvStore,
-    ) -> Result<Activations> {
-        let normed = ops::norm(x, &layer.input_norm)?;
-        // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
-        let [mut query, mut key, value] =
-            ops::linear_group(&normed, [&layer.query, &layer.key, &layer.value], &batch.segments)?;
-        if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
-            query = ops::norm(&query, query_norm)?;
-            key = ops::norm(&key, key_norm)?;
+    /// Shape and names.
+    pub fn sites(&self) -> &Arc<SiteMap> {
+        &self.sites
+    }
+
+    /// Runs a step.
+    pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
+        let mut x = ops.embed(&self.embedding)?; // [tokens, hidden]
+        for (index, layer) in self.layers.iter().enumerate() {
+            let normed = ops.norm(&x, &layer.input_norm)?;
+            // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
+            let qkv = ops.linear_group(&normed, [&layer.query, &layer.key, &layer.value])?;
+            let norms = layer.head_norms.as_ref().map(|[query, key]| [query, key]);
+            let rotary = Some(&self.inverse_frequencies);
+            let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms, rotary })?;
+            x = ops.add_linear(x, &attended, &layer.output)?;
+
+            let normed = ops.norm(&x, &layer.feed_forward_norm)?;
+            let [gate, up] = ops.linear_group(&normed, [&layer.gate, &layer.up])?;
+            let gated = ops.gate(gate, up, self.activation)?; // [tokens, intermediate]
+            x = ops.add_linear(x, &gated, &layer.down)?;
         }
-        let query = ops::rotate(query, rotation, self.heads.head_dim)?;
-        let key = ops::rotate(key, rotation, self.heads.head_dim)?;
-        ops::write_kv(&key, &value, index, batch, kv)?;
-        let attended = ops::attend_cached(&query, index, self.heads, batch, kv)?;
-        ops::linear(&attended, &layer.output, &batch.segments)
+        ops.answer_decoder(x, &self.norm, &self.head)
     }
 }

@@ -14,7 +14,9 @@ pub use config::ModelConfig;
 pub use gguf::GgufFile;
 pub use weights::Weights;
 
-use super::{BaseModel, bert::Bert, gpt2::Gpt2, llama::Llama};
+use crate::device::{GpuTarget, Placement};
+
+use super::{BaseModel, Body, CpuModel, GpuModel};
 
 /// Why a base cannot be loaded. Messages are for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -50,29 +52,31 @@ pub enum Precision {
     As(candle_core::DType),
 }
 
-/// Loads a base from `config.json` and its weights.
+/// Loads a base from `config.json` and its weights, onto a GPU if there is a target.
 pub fn load_folder(
     name: &str,
     aliases: Vec<String>,
     config: &Path,
     files: &WeightFiles,
     precision: Precision,
+    target: Option<GpuTarget>,
 ) -> Result<Box<dyn BaseModel>, LoadError> {
     let config = ModelConfig::read(config)?;
     let weights = Weights::open(files, precision, &Device::Cpu)?;
-    build(name, aliases, &config, weights)
+    build(name, aliases, &config, weights, target)
 }
 
-/// Loads a base from an open GGUF file, dequantised.
+/// Loads a base from an open GGUF file, dequantised, onto a GPU if there is a target.
 pub fn load_gguf(
     name: &str,
     aliases: Vec<String>,
     file: GgufFile,
     precision: Precision,
+    target: Option<GpuTarget>,
 ) -> Result<Box<dyn BaseModel>, LoadError> {
     let config = file.config()?;
     let weights = Weights::gguf(file, &config, precision, &Device::Cpu);
-    build(name, aliases, &config, weights)
+    build(name, aliases, &config, weights, target)
 }
 
 fn build(
@@ -80,11 +84,12 @@ fn build(
     aliases: Vec<String>,
     config: &ModelConfig,
     weights: Weights,
+    target: Option<GpuTarget>,
 ) -> Result<Box<dyn BaseModel>, LoadError> {
-    let builder = Builder::new(name, aliases, config, weights);
-    Ok(match config.family.as_str() {
-        "gpt2" => Box::new(Gpt2::load(builder, config)?),
-        "bert" => Box::new(Bert::load(builder, config)?),
-        _ => Box::new(Llama::load(builder, config)?),
+    let placement = target.map(|target| Placement::new(target, weights.dtype()));
+    let body = Body::load(Builder::new(name, aliases, config, weights, placement.clone()), config)?;
+    Ok(match placement {
+        None => Box::new(CpuModel::new(body)),
+        Some(placement) => Box::new(GpuModel::new(body, &placement)?),
     })
 }

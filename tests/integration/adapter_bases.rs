@@ -34,7 +34,7 @@ pub fn model(name: &str) -> Box<dyn BaseModel> {
         true => WeightFiles::Pickle(folder.join("pytorch_model.bin")),
         false => WeightFiles::Safetensors(shards),
     };
-    load_folder(name, vec![], &folder.join("config.json"), &files, Precision::Stored).unwrap()
+    load_folder(name, vec![], &folder.join("config.json"), &files, Precision::Stored, None).unwrap()
 }
 
 fn sites(name: &str) -> Arc<SiteMap> {

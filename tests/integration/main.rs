@@ -13,6 +13,7 @@ mod churn;
 mod cli;
 mod config;
 mod golden;
+mod gpu;
 mod http;
 mod hub;
 mod isolation;

@@ -82,7 +82,7 @@ impl Make {
             Some(name) => bases.find(|base| base.name == name || base.aliases.iter().any(|alias| alias == name)),
         };
         let base = found.with_context(|| format!("base {:?} is not configured", base.unwrap_or_default()))?;
-        let loaded = app::load_model(base)?;
+        let loaded = app::load_model(base, None)?;
         let map = loaded.model.sites();
         self.check(map, config.adapters.max_rank)?;
         // Where PEFT would find the base, if the configuration says so; any name that means this base is right for us.

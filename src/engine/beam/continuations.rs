@@ -1,8 +1,10 @@
 //! Which continuations of all beams are looked at in a step.
 
+use repertoire_kernels::cpu::LogSoftmax;
+
 use crate::engine::Parameters;
 use crate::engine::sampler::{
-    Candidates, LogSoftmax, SamplerError, SequenceHistory, SequenceRng, Weights, descending, largest, penalise, samples,
+    Candidates, SamplerError, SequenceHistory, SequenceRng, Weights, descending, largest, penalise, samples,
 };
 
 /// One way to go on.

@@ -1,3 +1,4 @@
+use repertoire_kernels::cpu::LogSoftmax;
 use serde::Deserialize;
 
 use super::*;

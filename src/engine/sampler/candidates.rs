@@ -1,7 +1,8 @@
 //! The tokens that may be drawn: temperature, top-k, top-p and min-p.
 
+use repertoire_kernels::cpu::{exp, max};
+
 use super::largest::largest;
-use super::log_softmax::{exp, max};
 use super::nucleus;
 use crate::engine::Parameters;
 

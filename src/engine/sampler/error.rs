@@ -1,5 +1,7 @@
 //! Why no token was chosen.
 
+use repertoire_kernels::cpu::NotFinite;
+
 /// Why no token was chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SamplerError {
@@ -15,4 +17,10 @@ pub enum SamplerError {
     /// The engine gave a beam search the wrong rows.
     #[error("beam search expects {expected} rows of logits, given {given}")]
     Rows { expected: usize, given: usize },
+}
+
+impl From<NotFinite> for SamplerError {
+    fn from(NotFinite { token }: NotFinite) -> Self {
+        Self::NotFinite { token }
+    }
 }

@@ -1,7 +1,8 @@
 //! Where the smallest set of tokens ends that holds a share of the probability.
 
+use repertoire_kernels::cpu::{exp, max, sum_exp};
+
 use super::largest::{descending, largest};
-use super::log_softmax::{exp, max, sum_exp};
 
 /// How many of the best are looked at first; a nucleus is rarely larger.
 const FEW: usize = 64;

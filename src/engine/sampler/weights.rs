@@ -1,7 +1,8 @@
 //! Draws an index in proportion to exponentiated scores.
 
+use repertoire_kernels::cpu::{exp, max};
+
 use super::SamplerError;
-use super::log_softmax::{exp, max};
 
 /// Weights per partial sum: a draw reads the sums, then one block.
 const BLOCK: usize = 256;

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use repertoire_kernels::cuda::Dtype;
 
 use crate::adapter::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap};
+use crate::device::{Placement, Weight};
 use crate::model::layers::{Linear, Norm};
 
 use super::{LoadError, ModelConfig, Weights};
@@ -15,6 +17,7 @@ pub struct Builder<'a> {
     aliases: Vec<String>,
     config: &'a ModelConfig,
     weights: Weights,
+    placement: Option<Placement>,
     linears: Vec<SiteEntry>,
     frozen: Vec<(String, Vec<(String, Tensor)>)>,
 }
@@ -32,9 +35,29 @@ pub struct Naming {
 }
 
 impl<'a> Builder<'a> {
-    /// Starts with nothing read.
-    pub fn new(base: &str, aliases: Vec<String>, config: &'a ModelConfig, weights: Weights) -> Self {
-        Self { base: base.into(), aliases, config, weights, linears: vec![], frozen: vec![] }
+    /// Starts with nothing read. Weights are brought to `placement` too, where there is one.
+    pub fn new(
+        base: &str,
+        aliases: Vec<String>,
+        config: &'a ModelConfig,
+        weights: Weights,
+        placement: Option<Placement>,
+    ) -> Self {
+        Self { base: base.into(), aliases, config, weights, placement, linears: vec![], frozen: vec![] }
+    }
+
+    /// A weight where the base runs.
+    pub fn place(&self, host: Tensor) -> Result<Weight, LoadError> {
+        let [weight] = Weight::place([host], self.placement.as_ref())?;
+        Ok(weight)
+    }
+
+    /// Numbers that stay f32 wherever the base runs.
+    pub fn place_f32(&self, numbers: &[f32]) -> Result<Weight, LoadError> {
+        let host = Tensor::new(numbers, &Device::Cpu)?;
+        let placement = self.placement.clone().map(|placement| Placement { dtype: Dtype::F32, ..placement });
+        let [weight] = Weight::place([host], placement.as_ref())?;
+        Ok(weight)
     }
 
     /// A parameter by the task model's name, or without the backbone's prefix; also under old names.
@@ -68,12 +91,28 @@ impl<'a> Builder<'a> {
         outputs: usize,
         conv1d: bool,
     ) -> Result<Linear, LoadError> {
-        let name = format!("{module}.weight");
-        let weight = match conv1d {
-            true => self.get(&name, &[inputs, outputs])?.t()?.contiguous()?,
-            false => self.get(&name, &[outputs, inputs])?,
-        };
-        self.site(site, module, weight, conv1d, outputs)
+        let [linear] = self.linear_group(inputs, [(site, module, outputs)], conv1d)?;
+        Ok(linear)
+    }
+
+    /// Linear layers of (site, module, outputs) that read the same `inputs`: on a GPU they lie one after the other, so that one
+    /// product computes them.
+    pub fn linear_group<const N: usize>(
+        &mut self,
+        inputs: usize,
+        parts: [(Site, &str, usize); N],
+        conv1d: bool,
+    ) -> Result<[Linear; N], LoadError> {
+        let weights = parts.iter().map(|(_, module, outputs)| {
+            let name = format!("{module}.weight");
+            Ok(match conv1d {
+                true => self.get(&name, &[inputs, *outputs])?.t()?.contiguous()?,
+                false => self.get(&name, &[*outputs, inputs])?,
+            })
+        });
+        let weights = sized::<N, _>(weights.collect::<Result<Vec<_>, LoadError>>()?)?;
+        let weights = Weight::place(weights, self.placement.as_ref())?;
+        self.sites(parts, weights, conv1d)
     }
 
     /// A linear layer whose weight was read before (a tied head).
@@ -81,28 +120,50 @@ impl<'a> Builder<'a> {
         &mut self,
         site: Site,
         module: &str,
-        weight: Tensor,
+        weight: Weight,
         conv1d: bool,
         outputs: usize,
     ) -> Result<Linear, LoadError> {
-        let bias = match self.optional_bias(site) {
-            true => {
-                self.find(&format!("{module}.bias"), &[outputs])?.map(|bias| bias.to_dtype(DType::F32)).transpose()?
+        let [linear] = self.sites([(site, module, outputs)], [weight], conv1d)?;
+        Ok(linear)
+    }
+
+    fn sites<const N: usize>(
+        &mut self,
+        parts: [(Site, &str, usize); N],
+        weights: [Weight; N],
+        conv1d: bool,
+    ) -> Result<[Linear; N], LoadError> {
+        let biases = parts.iter().map(|&(site, module, outputs)| {
+            if !self.optional_bias(site) {
+                return Ok(None);
             }
-            false => None,
+            let bias = self.find(&format!("{module}.bias"), &[outputs])?;
+            Ok(bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?)
+        });
+        let biases = biases.collect::<Result<Vec<_>, LoadError>>()?;
+        let biases: [Option<Weight>; N] = match biases.iter().cloned().collect::<Option<Vec<_>>>() {
+            Some(all) => Weight::place(sized::<N, _>(all)?, self.placement.as_ref())?.map(Some),
+            None => {
+                let each = biases.into_iter().map(|bias| bias.map(|bias| self.place(bias)).transpose());
+                sized::<N, _>(each.collect::<Result<Vec<_>, LoadError>>()?)?
+            }
         };
-        let id = SiteId(self.linears.len());
-        let entry = SiteEntry { site, module: module.into(), conv1d, weight: weight.clone(), bias: bias.clone() };
-        self.linears.push(entry);
-        Ok(Linear { site: id, weight, bias })
+        let linears = parts.into_iter().zip(weights).zip(biases).map(|(((site, module, _), weight), bias)| {
+            let id = SiteId(self.linears.len());
+            let (host, host_bias) = ((*weight).clone(), bias.as_deref().cloned());
+            self.linears.push(SiteEntry { site, module: module.into(), conv1d, weight: host, bias: host_bias });
+            Linear { site: id, weight, bias }
+        });
+        sized::<N, _>(linears.collect())
     }
 
     /// A decoder's output head, which may share the embedding's matrix.
-    pub fn decoder_head(&mut self, embedding: &Tensor) -> Result<Linear, LoadError> {
+    pub fn decoder_head(&mut self, embedding: &Weight) -> Result<Linear, LoadError> {
         let (vocab, hidden) = (self.config.vocab, self.config.hidden);
         let weight = match self.config.tied {
             true => embedding.clone(),
-            false => self.get("lm_head.weight", &[vocab, hidden])?,
+            false => self.place(self.get("lm_head.weight", &[vocab, hidden])?)?,
         };
         self.site(Site { layer: None, projection: Projection::LmHead }, "lm_head", weight, false, vocab)
     }
@@ -120,7 +181,7 @@ impl<'a> Builder<'a> {
     pub fn rms_norm(&mut self, module: &str, width: usize) -> Result<Norm, LoadError> {
         let weight = self.get(&format!("{module}.weight"), &[width])?.to_dtype(DType::F32)?;
         self.freeze(module, vec![("weight".into(), weight.clone())]);
-        Ok(Norm::Rms { weight, eps: self.config.norm_eps })
+        Ok(Norm::Rms { weight: self.place(weight)?, eps: self.config.norm_eps })
     }
 
     /// A layer norm of width `width`.
@@ -128,6 +189,7 @@ impl<'a> Builder<'a> {
         let weight = self.get(&format!("{module}.weight"), &[width])?.to_dtype(DType::F32)?;
         let bias = self.get(&format!("{module}.bias"), &[width])?.to_dtype(DType::F32)?;
         self.freeze(module, vec![("weight".into(), weight.clone()), ("bias".into(), bias.clone())]);
+        let (weight, bias) = (self.place(weight)?, self.place(bias)?);
         Ok(Norm::Layer { weight, bias, eps: self.config.norm_eps })
     }
 
@@ -163,4 +225,8 @@ impl<'a> Builder<'a> {
             count_tokens: None,
         })
     }
+}
+
+fn sized<const N: usize, T>(all: Vec<T>) -> Result<[T; N], LoadError> {
+    all.try_into().map_err(|_| LoadError::Unsupported("a group has as many weights as parts".into()))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repertoire::adapter::{Adapter, Lease, LeaseCount, Metadata, Package, ReadLimits, SiteMap, TokenCounter};
+use repertoire::device::GpuTarget;
 use repertoire::engine::{Engine, EngineOptions};
 use repertoire::model::BaseModel;
 use repertoire::model::load::{GgufFile, Precision, WeightFiles, load_folder, load_gguf};
@@ -15,7 +16,7 @@ pub fn fixtures() -> PathBuf {
 }
 
 /// Bytes for keys and values: more than all requests of a test need together.
-const ROOM: usize = 16 << 20;
+pub const ROOM: usize = 16 << 20;
 
 /// A running engine over a fixture base.
 pub struct Bench {
@@ -32,6 +33,11 @@ impl Bench {
 
     /// The same with `kv_bytes` for keys and values.
     pub fn with_room(base: &str, kv_bytes: usize) -> Self {
+        Self::on(base, kv_bytes, Precision::Stored, None)
+    }
+
+    /// The same in a precision, and on a GPU if there is a target.
+    pub fn on(base: &str, kv_bytes: usize, precision: Precision, target: Option<GpuTarget>) -> Self {
         let folder = fixtures().join("bases").join(base);
         let mut shards: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap()
@@ -43,7 +49,7 @@ impl Bench {
             true => WeightFiles::Pickle(folder.join("pytorch_model.bin")),
             false => WeightFiles::Safetensors(shards),
         };
-        let model = load_folder(base, vec![], &folder.join("config.json"), &files, Precision::Stored).unwrap();
+        let model = load_folder(base, vec![], &folder.join("config.json"), &files, precision, target).unwrap();
         Self::start(base, model, Tokenizer::from_folder(&folder).unwrap(), kv_bytes)
     }
 
@@ -52,10 +58,11 @@ impl Bench {
         let path = fixtures().join("bases").join(format!("{base}.gguf"));
         let file = GgufFile::open(&path).unwrap();
         let tokenizer = Tokenizer::from_gguf(&file.content.metadata).unwrap();
-        Self::start(base, load_gguf(base, vec![], file, Precision::Stored).unwrap(), tokenizer, ROOM)
+        Self::start(base, load_gguf(base, vec![], file, Precision::Stored, None).unwrap(), tokenizer, ROOM)
     }
 
-    fn start(base: &str, model: Box<dyn BaseModel>, tokenizer: Tokenizer, kv_bytes: usize) -> Self {
+    /// A model on the engine.
+    pub fn start(base: &str, model: Box<dyn BaseModel>, tokenizer: Tokenizer, kv_bytes: usize) -> Self {
         let options =
             EngineOptions { max_batch_tokens: 64, max_running: 32, max_waiting: 256, kv_bytes, turn: Arc::default() };
         let tokenizer = Arc::new(tokenizer);

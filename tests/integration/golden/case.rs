@@ -14,6 +14,8 @@ pub struct Golden {
     bench: Bench,
     entries: Vec<Value>,
     eos: Vec<u32>,
+    /// How far a logarithm of a probability, or a score, may be off.
+    tolerance: f32,
 }
 
 /// A finished sequence.
@@ -32,6 +34,31 @@ pub struct Heard {
     pub scores: Vec<f32>,
 }
 
+impl Heard {
+    /// Whether two clients heard the same words, with logarithms and scores at most `tolerance` apart.
+    pub fn is(&self, other: &Self, tolerance: f32) -> bool {
+        let near = |a: f32, b: f32| (a - b).abs() <= tolerance;
+        let token = |(a, b): (&Token, &Token)| {
+            let mut tops = a.top_logprobs.iter().zip(&b.top_logprobs);
+            near(a.logprob, b.logprob) && tops.all(|(a, b)| near(a.logprob, b.logprob))
+        };
+        let answer = |(a, b): (&Answer, &Answer)| {
+            (&a.ids, &a.text, a.reason) == (&b.ids, &b.text, b.reason) && a.tokens.iter().zip(&b.tokens).all(token)
+        };
+        self.answers.len() == other.answers.len()
+            && self.answers.iter().zip(&other.answers).all(answer)
+            && self.scores.len() == other.scores.len()
+            && self.scores.iter().zip(&other.scores).all(|(a, b)| near(*a, *b))
+    }
+}
+
+impl Answer {
+    /// Its tokens.
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+}
+
 impl Golden {
     pub fn open(base: &str) -> Self {
         Self::with(Bench::folder(base), base)
@@ -40,6 +67,11 @@ impl Golden {
     /// With little room for keys and values.
     pub fn cramped(base: &str, kv_bytes: usize) -> Self {
         Self::with(Bench::with_room(base, kv_bytes), base)
+    }
+
+    /// On a bench of its own, and as exact as that is.
+    pub fn on(bench: Bench, base: &str, tolerance: f32) -> Self {
+        Self { tolerance, ..Self::with(bench, base) }
     }
 
     pub fn open_gguf(base: &str) -> Self {
@@ -58,7 +90,7 @@ impl Golden {
             },
             false => vec![],
         };
-        Self { bench, entries: golden["entries"].as_array().unwrap().clone(), eos }
+        Self { bench, entries: golden["entries"].as_array().unwrap().clone(), eos, tolerance: 2e-3 }
     }
 
     pub fn entries(&self) -> Vec<Value> {
@@ -97,7 +129,11 @@ impl Golden {
         }
         assert_eq!(answer.ids, expected, "{context}");
         for (token, expected) in answer.tokens.iter().zip(floats(&case["logprobs"])) {
-            assert!((token.logprob - expected).abs() < 2e-3, "{context}: {} against {expected}", token.logprob);
+            assert!(
+                (token.logprob - expected).abs() < self.tolerance,
+                "{context}: {} against {expected}",
+                token.logprob
+            );
         }
         if let Some(text) = case["text"].as_str() {
             assert_eq!(answer.text, text, "{context}");
@@ -117,7 +153,7 @@ impl Golden {
         let Some(Event::Scores(scores)) = events.next().await else { panic!("no scores for {case}") };
         let context = format!("{} {} {}", self.bench.sites.base, entry["adapter"], case["input"]);
         for (score, expected) in scores.iter().zip(floats(&case["logits"])) {
-            assert!((score - expected).abs() < 2e-3, "{context}: {scores:?} against {}", case["logits"]);
+            assert!((score - expected).abs() < self.tolerance, "{context}: {scores:?} against {}", case["logits"]);
         }
         assert_eq!(scores.len(), list(&case["logits"]).len());
     }

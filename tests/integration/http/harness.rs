@@ -9,12 +9,13 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use candle_core::Result as TensorResult;
 use http_body_util::BodyExt;
+use repertoire::adapter::Adapter;
 use repertoire::adapter::{AdapterRegistry, ReadLimits, RegistryOptions, SiteMap};
 use repertoire::app;
 use repertoire::config::{BaseConfig, Config};
 use repertoire::engine::{Engine, EngineOptions};
 use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, accept_adapter, router};
-use repertoire::model::{BaseModel, Batch, KvShape, KvStore, Outputs};
+use repertoire::model::{BaseModel, Batch, BlockId, KvShape, Outputs};
 use repertoire::telemetry;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -45,17 +46,33 @@ impl BaseModel for Scripted {
         self.inner.kv_shape()
     }
 
-    fn forward(&self, batch: &Batch, kv: &mut KvStore) -> TensorResult<Outputs> {
+    fn step_bytes(&self, tokens: usize, rows: usize) -> usize {
+        self.inner.step_bytes(tokens, rows)
+    }
+
+    fn open_store(&mut self, blocks: usize) -> TensorResult<()> {
+        self.inner.open_store(blocks)
+    }
+
+    fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> TensorResult<()> {
+        self.inner.copy_blocks(copies)
+    }
+
+    fn write_prefix(&mut self, adapter: &Arc<Adapter>, blocks: &[BlockId], from: usize) -> TensorResult<()> {
+        self.inner.write_prefix(adapter, blocks, from)
+    }
+
+    fn forward(&mut self, batch: &Batch) -> TensorResult<Outputs> {
         std::thread::sleep(self.pause);
         if self.fails {
             candle_core::bail!("the secret cause");
         }
-        self.inner.forward(batch, kv)
+        self.inner.forward(batch)
     }
 }
 
 fn scripted(name: &str, pause: Duration, fails: bool, config: &Config) -> Base {
-    let loaded = app::load_model(&base_config(name, "llama")).unwrap();
+    let loaded = app::load_model(&base_config(name, "llama"), None).unwrap();
     let info = BaseInfo::new(loaded.model.sites(), "bf16", "cpu", 0, 0);
     let model = Box::new(Scripted { inner: loaded.model, pause, fails });
     let options = EngineOptions {
@@ -104,7 +121,7 @@ impl Server {
         let load = |name: &str| {
             let mut base = base_config(name, name);
             base.device_memory = config.bases[0].device_memory;
-            app::load_base(&base, &config.scheduler, &turn).unwrap()
+            app::load_base(&base, &config.scheduler, 1 << 28, &turn).unwrap()
         };
         let bases = match holds {
             Holds::Llama => vec![load("llama")],
@@ -123,7 +140,7 @@ impl Server {
         let load = |folder: &&str| {
             let mut base = base_config(folder, folder);
             base.device_memory = repertoire::config::DeviceMemory::Bytes(1 << 22);
-            app::load_base(&base, &config.scheduler, &turn).unwrap()
+            app::load_base(&base, &config.scheduler, 1 << 28, &turn).unwrap()
         };
         Self::with(folders.iter().map(load).collect(), config, tempfile::tempdir().unwrap())
     }

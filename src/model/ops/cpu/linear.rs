@@ -8,13 +8,7 @@ use crate::model::layers::Linear;
 use crate::model::{Batch, Output, Segment};
 use crate::profile::{self, Part};
 
-/// `y` [lines, out] of `x` [lines, in] at a linear site; `segments` say whose lines they are.
-pub fn linear(x: &Activations, layer: &Linear, segments: &[Segment]) -> Result<Activations> {
-    let [y] = linear_group(x, [layer], segments)?;
-    Ok(y)
-}
-
-/// The same at several sites that read one input, with their adapters: all in one go.
+/// `y` [lines, out] of `x` [lines, in] at linear sites that read the same `x`, all in one go; `segments` say whose lines they are.
 pub fn linear_group<const N: usize>(
     x: &Activations,
     layers: [&Linear; N],
@@ -25,7 +19,7 @@ pub fn linear_group<const N: usize>(
             let patch = segment.adapter.as_ref()?.patch(layer.site)?;
             Some((segment.lines.clone(), patch))
         });
-        PatchedSite { weight: &layer.weight, bias: layer.bias.as_ref(), patches: patches.collect() }
+        PatchedSite { weight: &layer.weight, bias: layer.bias.as_deref(), patches: patches.collect() }
     });
     let ys = with_f32(x, |x| apply_linear(x, sites))?;
     let lines = x.dims()[0];

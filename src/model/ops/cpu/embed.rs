@@ -2,9 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use crate::adapter::Adapter;
-use crate::adapter::apply::apply_embedding;
-use crate::device::{Activations, Buffer, with_floats};
+use crate::adapter::apply::{apply_embedding, copy_virtual};
+use crate::device::{Activations, Buffer};
 use crate::model::Batch;
 use crate::profile::{self, Part};
 
@@ -76,15 +75,4 @@ impl CustomOp1 for GatherPositions<'_> {
         }
         Ok((CpuStorage::F32(out.into_vec()), Shape::from((self.batch.tokens.len(), hidden))))
     }
-}
-
-fn copy_virtual(adapter: Option<&Adapter>, index: usize, out: &mut [f32]) -> Result<()> {
-    let hidden = out.len();
-    let Some(virtual_tokens) = adapter.and_then(|adapter| adapter.virtual_tokens.as_ref()) else {
-        candle_core::bail!("token id beyond the vocabulary in a row without virtual tokens");
-    };
-    if index >= virtual_tokens.count() {
-        candle_core::bail!("virtual token {index} of {}", virtual_tokens.count());
-    }
-    with_floats(&virtual_tokens.embeddings, |rows| rows.row(index, hidden).copy_to(out))
 }

@@ -6,10 +6,11 @@ use repertoire_kernels::cpu::{Span, attend};
 
 use crate::adapter::KeyValuePrefix;
 use crate::device::{Activations, Buffer, OpenTensor, f32_slice, f32_slice_mut, with_f32};
-use crate::model::kv::slot;
 use crate::model::layers::Heads;
-use crate::model::{BLOCK_TOKENS, Batch, KvShape, KvStore, Row, Segment};
+use crate::model::{BLOCK_TOKENS, Batch, KvShape, Row, Segment};
 use crate::profile::{self, Part};
+
+use super::store::{KvStore, slot};
 
 /// Tokens that are enough work for all threads without cutting their heads apart.
 const MANY_TOKENS: usize = 64;

@@ -1,12 +1,15 @@
 //! What a decoder answers at the end of a step.
 
 use candle_core::Result;
+use rayon::prelude::*;
+use repertoire_kernels::cpu::{LogSoftmax, NotFinite};
 
 use crate::device::{Activations, Buffer, with_f32};
 use crate::model::layers::{Linear, Norm};
-use crate::model::{Batch, Output, Outputs};
+use crate::model::{Batch, Choice, Output, Outputs};
 
-use super::{head_scores, linear, norm};
+use super::elementwise::norm;
+use super::linear::{head_scores, linear_group};
 
 /// Logits and scores of the last token of each row that wants them; `x` is [tokens, hidden], before the final norm.
 pub fn decoder_outputs(x: &Activations, final_norm: &Norm, head: &Linear, batch: &Batch) -> Result<Outputs> {
@@ -17,15 +20,33 @@ pub fn decoder_outputs(x: &Activations, final_norm: &Norm, head: &Linear, batch:
             false => norm(&lookup(x, &lasts)?, final_norm).map(Some),
         }
     };
-    let logits = match last_lines(Output::Logits)? {
-        Some(x) => Some(linear(&x, head, &batch.output_segments(Output::Logits))?), // [rows, vocab]
-        None => None,
+    let logits = |output| -> Result<Option<Activations>> {
+        let Some(x) = last_lines(output)? else { return Ok(None) };
+        let [logits] = linear_group(&x, [head], &batch.output_segments(output))?; // [rows, vocab]
+        Ok(Some(logits))
     };
+    let choices = match logits(Output::Choice)? {
+        Some(logits) => choices(&logits)?,
+        None => vec![],
+    };
+    let logits = logits(Output::Logits)?;
     let scores = match last_lines(Output::Scores)? {
         Some(x) => head_scores(&x, batch)?,
         None => vec![],
     };
-    Ok(Outputs { logits, scores })
+    Ok(Outputs { logits, choices, scores })
+}
+
+/// The likeliest token of each row of logits [rows, vocab].
+fn choices(logits: &Activations) -> Result<Vec<Choice>> {
+    let vocab = logits.dims2()?.1;
+    with_f32(logits, |logits| {
+        let choice = |row| match LogSoftmax::of(row) {
+            Ok(softmax) => Choice { id: softmax.best() as u32, logprob: softmax.logprob(row[softmax.best()]) },
+            Err(NotFinite { token }) => Choice { id: token as u32, logprob: f32::NAN },
+        };
+        Ok(logits.par_chunks_exact(vocab).map(choice).collect())
+    })
 }
 
 /// Some lines of `x` [lines, width], by index.

@@ -1,0 +1,189 @@
+//! Steps on an NVIDIA GPU: activations in the base's precision, sums in f32, decode steps from captured graphs.
+
+mod arena;
+mod decode;
+mod groups;
+mod inputs;
+mod machine;
+mod matrix;
+mod residents;
+mod step;
+
+use std::sync::Arc;
+
+use candle_core::Result;
+use repertoire_kernels::cuda::{KvStore, MOST_RANK, MOST_SITES, copy_blocks, write_prefix};
+
+use crate::adapter::apply::apply_head;
+use crate::adapter::{Adapter, Head, SiteMap};
+use crate::device::{Activations, Buffer, Placement, gpu_error};
+use crate::model::load::LoadError;
+use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs, Row};
+
+use decode::DecodeSteps;
+use inputs::Inputs;
+use machine::Machine;
+use residents::Residents;
+use step::{Answer, Choices, Step};
+
+/// Rows that a step can choose tokens for.
+const MOST_CHOICES: usize = 4096;
+
+/// A base that computes on a GPU.
+pub struct GpuModel {
+    body: Body,
+    machine: Machine,
+    residents: Residents,
+    choices: Choices,
+    decode: DecodeSteps,
+}
+
+impl GpuModel {
+    /// A base without a store, whose weights were brought to `placement`.
+    pub fn new(body: Body, placement: &Placement) -> std::result::Result<Self, LoadError> {
+        let sites = body.sites().clone();
+        check(&sites)?;
+        let machine = Machine::new(placement, &sites).map_err(gpu_error)?;
+        let choices = Choices::new(&placement.target.gpu, MOST_CHOICES).map_err(gpu_error)?;
+        let decode = DecodeSteps::new(&placement.target.gpu, &sites);
+        let residents = Residents::new(placement, sites);
+        Ok(Self { body, machine, residents, choices, decode })
+    }
+
+    fn any(&mut self, batch: &Batch) -> Result<Answer> {
+        let Self { body, machine, residents, choices, .. } = self;
+        let inputs = Inputs::new(machine, residents, body.sites(), batch)?;
+        body.forward(Step { machine, residents, inputs: &inputs, choices })
+    }
+
+    /// Brings a step's results to the host.
+    fn outputs(&mut self, batch: &Batch, answer: &Answer) -> Result<Outputs> {
+        let asks = |row: &&Row| matches!(row.output, Output::Logits | Output::Choice);
+        let asking: Vec<&Row> = batch.rows.iter().filter(asks).collect();
+        let (mut choices, mut logits, mut count) = (Vec::new(), Vec::new(), 0);
+        if let Some(all) = &answer.logits {
+            let chosen = self.choices.read(&self.machine.gpu, asking.len()).map_err(gpu_error)?;
+            for (i, row) in asking.iter().enumerate() {
+                match row.output {
+                    Output::Choice => choices.push(chosen[i]),
+                    _ => {
+                        logits.extend(all.row(i).to_f32().map_err(gpu_error)?);
+                        count += 1;
+                    }
+                }
+            }
+        }
+        let logits = match count {
+            0 => None,
+            _ => {
+                let vocab = logits.len() / count;
+                Some(Activations::new(Buffer::from(logits), count, vocab)?)
+            }
+        };
+        let scores = self.scores(batch, answer)?;
+        // A step that nobody asks anything of is over when it is over, like all others.
+        self.machine.gpu.synchronize().map_err(gpu_error)?;
+        Ok(Outputs { logits, choices, scores })
+    }
+
+    fn scores(&self, batch: &Batch, answer: &Answer) -> Result<Vec<Vec<f32>>> {
+        let Some(pooled) = &answer.pooled else { return Ok(vec![]) };
+        let scores = answer.scores.as_ref().map(|scores| scores.slice.to_f32()).transpose().map_err(gpu_error)?;
+        let width = answer.scores.as_ref().map_or(0, |scores| scores.width);
+        let each = batch.rows_that_want(Output::Scores).enumerate().map(|(i, row)| {
+            let Some(head) = row.adapter.as_ref().and_then(|adapter| adapter.head.as_ref()) else {
+                candle_core::bail!("scores were asked of a row without a head");
+            };
+            let labels = head.labels.len();
+            match &scores {
+                Some(scores) if labels <= MOST_RANK => biased(&scores[i * width..][..labels], head),
+                _ => apply_head(&pooled.row(i).to_f32().map_err(gpu_error)?, head),
+            }
+        });
+        each.collect()
+    }
+}
+
+/// Scores with the head's bias.
+fn biased(scores: &[f32], head: &Head) -> Result<Vec<f32>> {
+    let mut scores = scores.to_vec();
+    if let Some(bias) = &head.bias {
+        crate::device::with_floats(bias, |bias| repertoire_kernels::cpu::add_row(&mut scores, bias))?;
+    }
+    Ok(scores)
+}
+
+/// What kernels need of a base.
+fn check(sites: &SiteMap) -> std::result::Result<(), LoadError> {
+    let refuse = |what: String| Err(LoadError::Unsupported(format!("{what}; set device = \"cpu\"")));
+    if !sites.head_dim.is_multiple_of(8) || sites.head_dim > 256 {
+        return refuse(format!("head_dim {}: a GPU takes multiples of 8 up to 256", sites.head_dim));
+    }
+    match sites.linears.iter().find(|entry| !entry.inputs().is_multiple_of(8)) {
+        Some(entry) => refuse(format!("{} has {} inputs: a GPU takes multiples of 8", entry.module, entry.inputs())),
+        None => Ok(()),
+    }
+}
+
+impl BaseModel for GpuModel {
+    fn sites(&self) -> &Arc<SiteMap> {
+        self.body.sites()
+    }
+
+    fn kv_shape(&self) -> Option<KvShape> {
+        self.body.kv_shape(self.machine.dtype.bytes())
+    }
+
+    fn step_bytes(&self, tokens: usize, rows: usize) -> usize {
+        let sites = self.body.sites();
+        let of_activations = self.machine.dtype.bytes();
+        let widest = groups::groups(sites).into_iter().map(|group| {
+            let inputs = sites.linears[group.start].inputs();
+            let outputs: usize = group.map(|site| sites.linears[site].outputs()).sum();
+            let layer = if outputs == sites.vocab { 0 } else { outputs };
+            // x, maybe scaled; the base's product in f32; y; what adapters shrink.
+            2 * inputs * of_activations + layer * (size_of::<f32>() + of_activations)
+        });
+        let shrunk = MOST_SITES * MOST_RANK * size_of::<f32>();
+        let line = widest.max().unwrap_or(0) + 2 * sites.hidden * size_of::<f32>() + shrunk;
+        tokens * line + 2 * rows * sites.vocab * size_of::<f32>()
+    }
+
+    fn open_store(&mut self, blocks: usize) -> Result<()> {
+        self.decode.forget();
+        self.machine.store = None;
+        let Some(KvShape { layers, kv_heads, head_dim, .. }) = self.kv_shape() else { return Ok(()) };
+        let Machine { gpu, dtype, .. } = &self.machine;
+        let store = KvStore::new(gpu, *dtype, layers, blocks, kv_heads, head_dim).map_err(gpu_error)?;
+        self.machine.store = Some(store);
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {
+        let Some(store) = &self.machine.store else { return Ok(()) };
+        let copies: Vec<(u32, u32)> = copies.iter().map(|(from, to)| (from.0, to.0)).collect();
+        copy_blocks(&self.machine.gpu, store, &copies).map_err(gpu_error)
+    }
+
+    fn write_prefix(&mut self, adapter: &Arc<Adapter>, blocks: &[BlockId], from: usize) -> Result<()> {
+        self.residents.admit(std::iter::once(adapter))?;
+        let (Some(store), Some(resident)) = (&self.machine.store, self.residents.get(adapter)) else { return Ok(()) };
+        let blocks: Vec<u32> = blocks.iter().map(|block| block.0).collect();
+        for (layer, (keys, values)) in resident.prefix.iter().enumerate() {
+            write_prefix(&self.machine.gpu, keys, values, &store.layer(layer), &blocks, from).map_err(gpu_error)?;
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Outputs> {
+        self.residents.admit(batch.segments.iter().filter_map(|segment| segment.adapter.as_ref()))?;
+        let Self { body, machine, residents, choices, decode } = self;
+        match decode.run(body, machine, residents, choices, batch)? {
+            Some(answer) => self.outputs(batch, &answer),
+            None => {
+                let answer = self.any(batch)?;
+                self.outputs(batch, &answer)
+            }
+        }
+    }
+}

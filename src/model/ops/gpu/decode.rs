@@ -1,0 +1,202 @@
+//! Decode steps, captured once for each padded number of rows and launched again and again.
+
+use std::sync::Arc;
+
+use candle_core::Result;
+use repertoire_kernels::cuda::{Gpu, GpuError, Graph, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens};
+
+use crate::adapter::SiteMap;
+use crate::device::gpu_error;
+use crate::model::{BLOCK_TOKENS, Batch, Body, Output};
+
+use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, Tokens, stored_at};
+use super::machine::Machine;
+use super::residents::Residents;
+use super::step::{Answer, Answered, Choices, Step};
+
+/// Numbers of rows that steps are captured for. Beyond them, and for rows that need more than a token, launches are made one by one.
+const SIZES: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, MOST_SLOT_LINES];
+
+/// The decode steps of one base.
+pub struct DecodeSteps {
+    gpu: Arc<Gpu>,
+    sites: Arc<SiteMap>,
+    /// By place in [`SIZES`].
+    prepared: Vec<Option<Prepared>>,
+}
+
+/// The steps of one padded number of rows.
+struct Prepared {
+    inputs: Inputs,
+    staging: Pinned,
+    /// ids, positions, where tokens are stored, slots and lengths: [5, rows] u32.
+    numbers: Slice,
+    /// [rows, max_blocks] u32.
+    table: Slice,
+    max_blocks: usize,
+    rows: usize,
+    /// Whether virtual tokens of an earlier step are still written.
+    virtual_tokens: bool,
+    plain: Option<Captured>,
+    /// With the residents' shape that it was captured with.
+    adapted: Option<(u64, Captured)>,
+}
+
+struct Captured {
+    graph: Graph,
+    /// Until the next step begins.
+    logits: Option<Answered>,
+}
+
+impl Captured {
+    fn launch(&self) -> Result<Answer> {
+        self.graph.launch().map_err(gpu_error)?;
+        Ok(Answer { logits: self.logits.as_ref().map(Answered::place), ..Answer::default() })
+    }
+}
+
+impl DecodeSteps {
+    /// Nothing prepared yet.
+    pub fn new(gpu: &Arc<Gpu>, sites: &Arc<SiteMap>) -> Self {
+        Self { gpu: gpu.clone(), sites: sites.clone(), prepared: SIZES.iter().map(|_| None).collect() }
+    }
+
+    /// Forgets what was captured: the store moves.
+    pub fn forget(&mut self) {
+        self.prepared.fill_with(|| None);
+    }
+
+    /// Runs a step of one token per row, if this is one. The answer is of as many rows as the step was padded to.
+    pub fn run(
+        &mut self,
+        body: &Body,
+        machine: &Machine,
+        residents: &Residents,
+        choices: &Choices,
+        batch: &Batch,
+    ) -> Result<Option<Answer>> {
+        let one_token = batch.rows.iter().all(|row| row.tokens.len() == 1 && row.output != Output::Scores);
+        let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
+        let replaced = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(replaces);
+        let at = SIZES.partition_point(|&size| size < batch.rows.len());
+        if !self.sites.causal || !one_token || replaced || at == SIZES.len() || batch.rows.is_empty() {
+            return Ok(None);
+        }
+        let rows = SIZES[at];
+        let prepared = match &mut self.prepared[at] {
+            Some(prepared) => prepared,
+            none => none.insert(Prepared::new(&self.gpu, &self.sites, rows).map_err(gpu_error)?),
+        };
+        prepared.write(machine, residents, &self.sites, batch)?;
+        prepared.run(body, machine, residents, choices, batch).map(Some)
+    }
+}
+
+impl Prepared {
+    fn new(gpu: &Arc<Gpu>, sites: &SiteMap, rows: usize) -> std::result::Result<Self, GpuError> {
+        let max_blocks = sites.context.div_ceil(BLOCK_TOKENS);
+        let numbers = Slice::of_u32(gpu, &vec![0; 5 * rows])?;
+        let table = Slice::of_u32(gpu, &vec![0; rows * max_blocks])?;
+        let [ids, positions, store, slots, lengths] = [0, 1, 2, 3, 4].map(|i| numbers.part(i * rows..(i + 1) * rows));
+        let lines = || Lines { count: rows, slots: slots.clone(), tiles: None, replaced: vec![], adapted: false };
+        let inputs = Inputs {
+            ids,
+            positions,
+            virtual_tokens: Some(VirtualTokens::new(gpu, rows, sites.hidden)?),
+            tokens: lines(),
+            rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks },
+            chosen: Some(Asked { lines: None, whose: lines() }),
+            scored: None,
+        };
+        let staging = Pinned::new(gpu, 4 * (5 * rows + rows * max_blocks))?;
+        let (virtual_tokens, plain, adapted) = (false, None, None);
+        Ok(Self { inputs, staging, numbers, table, max_blocks, rows, virtual_tokens, plain, adapted })
+    }
+
+    /// Writes a batch's rows, and padding after them, where the captured step reads them. The step before is over.
+    fn write(&mut self, machine: &Machine, residents: &Residents, sites: &SiteMap, batch: &Batch) -> Result<()> {
+        let (rows, tokens) = (self.rows, Tokens::new(machine, residents, sites, batch)?);
+        let staging = self.staging.u32s_mut();
+        for row in 0..rows {
+            let numbers = match batch.rows.get(row) {
+                Some(of) => {
+                    let slot = of.adapter.as_deref().and_then(|adapter| residents.get(adapter)).map_or(0, |r| r.slot);
+                    let store = stored_at(of).next().unwrap_or(NOWHERE);
+                    [tokens.ids[row], tokens.positions[row], store, slot, (of.start + 1) as u32]
+                }
+                None => [NOWHERE, 0, NOWHERE, 0, 0],
+            };
+            numbers.into_iter().enumerate().for_each(|(i, number)| staging[i * rows + row] = number);
+        }
+        let width = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0).min(self.max_blocks);
+        let tables = staging[5 * rows..].chunks_mut(width.max(1)).zip(&batch.rows);
+        tables.for_each(|(table, row)| table.iter_mut().zip(&row.blocks).for_each(|(to, block)| *to = block.0));
+        self.numbers.write_from(&self.staging, 0..20 * rows).map_err(gpu_error)?;
+        if width > 0 {
+            let (from, count) = (20 * rows, batch.rows.len());
+            self.table.write_rows(&self.staging, from, width, count, self.max_blocks).map_err(gpu_error)?;
+        }
+        if let Some(on_gpu) =
+            self.inputs.virtual_tokens.as_mut().filter(|_| tokens.any_virtual() || self.virtual_tokens)
+        {
+            tokens.write(on_gpu)?;
+            self.virtual_tokens = tokens.any_virtual();
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        body: &Body,
+        machine: &Machine,
+        residents: &Residents,
+        choices: &Choices,
+        batch: &Batch,
+    ) -> Result<Answer> {
+        let patched = |adapter: &crate::adapter::Adapter| !adapter.patches.is_empty();
+        let adapted = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(patched);
+        let known = match adapted {
+            false => self.plain.as_ref(),
+            true => self.adapted.as_ref().filter(|(shape, _)| *shape == residents.shape()).map(|(_, step)| step),
+        };
+        if let Some(captured) = known {
+            return captured.launch();
+        }
+        self.inputs.tokens.adapted = adapted;
+        self.inputs.chosen.iter_mut().for_each(|asked| asked.whose.adapted = adapted);
+        let step = || Step { machine, residents, inputs: &self.inputs, choices };
+        // Once launch by launch: whatever has to be loaded or taken is there when it is captured.
+        drop(body.forward(step())?);
+        let mut captured = None;
+        let graph = Graph::capture(&machine.gpu, || {
+            captured = Some(body.forward(step()).map_err(Capture)?);
+            Ok::<_, Capture>(())
+        });
+        match (graph, captured) {
+            (Ok(graph), Some(answer)) => {
+                let captured = Captured { graph, logits: answer.logits.map(|logits| logits.place()) };
+                let answer = captured.launch();
+                match adapted {
+                    false => self.plain = Some(captured),
+                    true => self.adapted = Some((residents.shape(), captured)),
+                }
+                answer
+            }
+            (graph, _) => {
+                if let Err(Capture(error)) = graph {
+                    tracing::warn!(%error, rows = self.rows, "a decode step could not be captured");
+                }
+                body.forward(step())
+            }
+        }
+    }
+}
+
+/// What goes wrong while a step is captured.
+struct Capture(candle_core::Error);
+
+impl From<GpuError> for Capture {
+    fn from(error: GpuError) -> Self {
+        Self(gpu_error(error))
+    }
+}

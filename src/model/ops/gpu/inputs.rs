@@ -1,0 +1,135 @@
+//! What a step reads besides weights, brought to the GPU.
+
+mod lines;
+mod made;
+mod staged;
+
+use std::sync::Arc;
+
+use candle_core::Result;
+use repertoire_kernels::cuda::{PrefillRow, PrefillRows, Slice, VirtualTokens};
+
+use crate::adapter::{Adapter, SiteMap};
+use crate::device::gpu_error;
+use crate::model::{BLOCK_TOKENS, Batch, Output, Row};
+
+use super::machine::Machine;
+use super::residents::Residents;
+
+pub use lines::Lines;
+pub use made::Tokens;
+use staged::Staged;
+
+/// A line that is nowhere: padding, or a token that is not stored.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// A batch on the GPU.
+pub struct Inputs {
+    /// [tokens] u32; see [`repertoire_kernels::cuda::embed`].
+    pub ids: Slice,
+    /// [tokens] u32.
+    pub positions: Slice,
+    pub virtual_tokens: Option<VirtualTokens>,
+    pub tokens: Lines,
+    pub rows: Rows,
+    /// Those that ask for a token, and those that ask for scores.
+    pub chosen: Option<Asked>,
+    pub scored: Option<Asked>,
+}
+
+/// What the rows' tokens see.
+pub enum Rows {
+    /// One token each; the next step's lengths and blocks may be written in their place.
+    Decode {
+        /// Where tokens are stored, [rows] u32.
+        store: Slice,
+        /// [rows] u32, the new token included; 0 is padding.
+        lengths: Slice,
+        /// [rows, max_blocks] u32.
+        table: Slice,
+        max_blocks: usize,
+    },
+    /// Any number of tokens.
+    Prefill {
+        /// Where tokens are stored, [tokens] u32.
+        store: Slice,
+        rows: PrefillRows,
+        /// [rows, max_blocks] u32.
+        table: Slice,
+        max_blocks: usize,
+    },
+    /// An encoder's; each with its adapter.
+    BothWays { rows: PrefillRows, adapters: Vec<Option<Arc<Adapter>>> },
+}
+
+/// Lines of the step that are answered.
+pub struct Asked {
+    /// Which, as u32; `None` if all, in order.
+    pub lines: Option<Slice>,
+    pub whose: Lines,
+}
+
+impl Inputs {
+    /// Brings a batch of any shape to the GPU.
+    pub fn new(machine: &Machine, residents: &Residents, sites: &SiteMap, batch: &Batch) -> Result<Self> {
+        let made = Tokens::new(machine, residents, sites, batch)?;
+        let mut staged = Staged::default();
+        let ids = staged.add(&made.ids);
+        let positions = staged.add(&made.positions);
+        let token_lines = lines::Staged::new(&mut staged, residents, &batch.segments);
+        let max_blocks = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0);
+        let (mut store, mut table) = (0..0, 0..0);
+        if sites.causal {
+            store = staged.extend(batch.rows.iter().flat_map(stored_at));
+            table = staged.extend(batch.rows.iter().flat_map(|row| blocks(row, max_blocks)));
+        }
+        let asked = [false, true].map(|scores| {
+            let wants = |row: &&Row| match row.output {
+                Output::Nothing => false,
+                Output::Scores => scores,
+                Output::Logits | Output::Choice => !scores,
+            };
+            let rows: Vec<&Row> = batch.rows.iter().filter(wants).collect();
+            let line = |row: &&Row| if sites.causal { row.tokens.end - 1 } else { row.tokens.start } as u32;
+            let lines = staged.extend(rows.iter().map(line));
+            let segments = crate::model::batch::segments(rows.iter().copied());
+            let whose = lines::Staged::new(&mut staged, residents, &segments);
+            (!rows.is_empty()).then_some((lines, whose))
+        });
+        let all = staged.write(&machine.gpu).map_err(gpu_error)?;
+        let each = batch.rows.iter().map(|row| PrefillRow {
+            first_line: row.tokens.start,
+            tokens: row.tokens.len(),
+            start: if sites.causal { row.start } else { 0 },
+        });
+        let rows = PrefillRows::new(&machine.gpu, each.collect()).map_err(gpu_error)?;
+        let [chosen, scored] = asked
+            .map(|asked| asked.map(|(lines, whose)| Asked { lines: Some(all.part(lines)), whose: whose.on_gpu(&all) }));
+        Ok(Self {
+            ids: all.part(ids),
+            positions: all.part(positions),
+            virtual_tokens: made.virtual_tokens(machine, sites.hidden)?,
+            tokens: token_lines.on_gpu(&all),
+            rows: match sites.causal {
+                true => Rows::Prefill { store: all.part(store), rows, table: all.part(table), max_blocks },
+                false => {
+                    let adapters = batch.rows.iter().map(|row| row.adapter.clone()).collect();
+                    Rows::BothWays { rows, adapters }
+                }
+            },
+            chosen,
+            scored,
+        })
+    }
+}
+
+/// Where each token of a row is stored.
+pub fn stored_at(row: &Row) -> impl Iterator<Item = u32> {
+    (row.start..row.start + row.tokens.len())
+        .map(|position| row.blocks[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32)
+}
+
+/// A row's blocks, and as many that nobody reads as make `count`.
+fn blocks(row: &Row, count: usize) -> impl Iterator<Item = u32> {
+    row.blocks.iter().map(|block| block.0).chain(std::iter::repeat(0)).take(count)
+}
