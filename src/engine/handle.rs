@@ -14,6 +14,7 @@ use crate::text::Tokenizer;
 
 use super::beams::Beams;
 use super::group::{Answer, Deadline, Group};
+use super::pace::Pace;
 use super::sample::Samples;
 use super::scheduler::{Budget, Demand, Scheduler};
 use super::worker::{Command, Worker};
@@ -149,13 +150,15 @@ impl Engine {
             (options.kv_bytes / shape.block_bytes()).min(useful)
         });
         model.open_store(blocks).map_err(|e| failed(&e))?;
+        let warm = model.warm_up(options.max_batch_tokens, options.max_running).map_err(|e| failed(&e))?;
         let budget = Budget { tokens: options.max_batch_tokens, running: options.max_running };
         let shared = Arc::new(Shared::default());
         shared.total_blocks.store(blocks, Ordering::Relaxed);
         shared.free_blocks.store(blocks, Ordering::Relaxed);
         let (commands, receiver) = channel();
         let (stopping, stopped) = watch::channel(false);
-        let worker = Worker::new(model, Scheduler::new(budget, blocks), receiver, shared.clone(), options.turn);
+        let worker =
+            Worker::new(model, Pace::new(warm), Scheduler::new(budget, blocks), receiver, shared.clone(), options.turn);
         std::thread::Builder::new()
             .name(format!("engine-{}", sites.base))
             .spawn(move || {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::model::Warm;
+
 /// What prompts may add to a step, as a share of the time it takes without them. Then the time between two tokens at most
 /// doubles while a prompt is computed, and the prompt, which has nearly half of the time, takes about twice as long as alone.
 /// Where more wait for their first token than for their next, the share is larger by as much.
@@ -40,6 +42,15 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// What is known of a model that was warmed up.
+    pub fn new(warm: Option<Warm>) -> Self {
+        let mut pace = Self::default();
+        if let Some(Warm { tokens, took }) = warm {
+            pace.note(0, tokens, took);
+        }
+        pace
+    }
+
     /// The most prompt tokens of a step in which `decoding` rows decode while `prompts` requests wait for their first token.
     /// None for now and then a step that only decodes.
     pub fn prompt_tokens(&self, decoding: usize, prompts: usize) -> usize {

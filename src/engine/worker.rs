@@ -45,12 +45,13 @@ impl Worker {
     /// A worker with nothing to do yet.
     pub fn new(
         model: Box<dyn BaseModel>,
+        pace: Pace,
         scheduler: Scheduler,
         commands: Receiver<Command>,
         shared: Arc<Shared>,
         turn: Arc<Mutex<()>>,
     ) -> Self {
-        let (pace, groups, sampler) = (Pace::default(), BTreeMap::new(), Sampler::new());
+        let (groups, sampler) = (BTreeMap::new(), Sampler::new());
         Self { model, scheduler, pace, groups, sampler, commands, shared, turn, next: 0, draining: false }
     }
 

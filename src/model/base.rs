@@ -1,6 +1,7 @@
 //! What the engine asks of a model.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::Result;
 
@@ -24,6 +25,10 @@ pub trait BaseModel: Send {
     /// Makes room for `blocks` blocks of keys and values; what was stored before is gone.
     fn open_store(&mut self, blocks: usize) -> Result<()>;
 
+    /// Runs steps of up to `tokens` tokens and `rows` rows that nobody asked for, so that those asked for find everything loaded,
+    /// taken and captured; whatever the store holds is then gone. Answers how long the largest took, where that tells something.
+    fn warm_up(&mut self, tokens: usize, rows: usize) -> Result<Option<Warm>>;
+
     /// Copies whole blocks (from, to), in all layers.
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()>;
 
@@ -33,6 +38,13 @@ pub trait BaseModel: Send {
     /// Runs one step: writes keys and values of decoder rows (in each layer those of all rows before any are read: a row may
     /// go on from what another row of the step computes), answers what each row's [`super::Output`] asks.
     fn forward(&mut self, batch: &Batch) -> Result<Outputs>;
+}
+
+/// A step of prompts alone, measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Warm {
+    pub tokens: usize,
+    pub took: Duration,
 }
 
 /// A row's likeliest token.

@@ -15,7 +15,7 @@ use repertoire_kernels::cpu::{Activation, Rotation};
 use crate::adapter::{Adapter, SiteMap};
 use crate::device::{Activations, with_f32};
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
-use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs};
+use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs, Warm};
 
 use super::Ops;
 use elementwise::{activate, add, add_row, gate, norm, rotate};
@@ -51,6 +51,10 @@ impl BaseModel for CpuModel {
     fn open_store(&mut self, blocks: usize) -> Result<()> {
         self.store = self.kv_shape().map(|shape| KvStore::new(shape, blocks)).transpose()?;
         Ok(())
+    }
+
+    fn warm_up(&mut self, _: usize, _: usize) -> Result<Option<Warm>> {
+        Ok(None)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {

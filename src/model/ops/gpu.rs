@@ -8,8 +8,10 @@ mod machine;
 mod matrix;
 mod residents;
 mod step;
+mod warm;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use candle_core::Result;
 use repertoire_kernels::cuda::{KvStore, MOST_RANK, MOST_SITES, copy_blocks, write_prefix};
@@ -18,7 +20,7 @@ use crate::adapter::apply::apply_head;
 use crate::adapter::{Adapter, Head, SiteMap};
 use crate::device::{Activations, Buffer, Placement, gpu_error};
 use crate::model::load::LoadError;
-use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs, Row};
+use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs, Row, Warm};
 
 use decode::DecodeSteps;
 use inputs::Inputs;
@@ -157,6 +159,26 @@ impl BaseModel for GpuModel {
         let store = KvStore::new(gpu, *dtype, layers, blocks, kv_heads, head_dim).map_err(gpu_error)?;
         self.machine.store = Some(store);
         Ok(())
+    }
+
+    fn warm_up(&mut self, tokens: usize, rows: usize) -> Result<Option<Warm>> {
+        let started = Instant::now();
+        let blocks = self.machine.store.as_ref().map_or(0, |store| store.blocks);
+        let batch = warm::prompts(self.body.sites(), tokens, blocks);
+        let tokens = batch.tokens.len();
+        // The first loads libraries and takes memory.
+        self.forward(&batch)?;
+        let began = Instant::now();
+        self.forward(&batch)?;
+        let took = began.elapsed();
+        let captured = Instant::now();
+        let decode = warm::decode_steps(self.body.sites(), rows, blocks);
+        decode.iter().try_for_each(|batch| self.forward(batch).map(drop))?;
+        tracing::info!(
+            took = ?started.elapsed(), prompt_tokens = tokens, prompt_tokens_took = ?took,
+            decode_steps = decode.len(), captured_in = ?captured.elapsed(), "the GPU is warm"
+        );
+        Ok(Some(Warm { tokens, took }))
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {

@@ -15,7 +15,7 @@ use repertoire::app;
 use repertoire::config::{BaseConfig, Config};
 use repertoire::engine::{Engine, EngineOptions};
 use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, accept_adapter, router};
-use repertoire::model::{BaseModel, Batch, BlockId, KvShape, Outputs};
+use repertoire::model::{BaseModel, Batch, BlockId, KvShape, Outputs, Warm};
 use repertoire::telemetry;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -52,6 +52,10 @@ impl BaseModel for Scripted {
 
     fn open_store(&mut self, blocks: usize) -> TensorResult<()> {
         self.inner.open_store(blocks)
+    }
+
+    fn warm_up(&mut self, tokens: usize, rows: usize) -> TensorResult<Option<Warm>> {
+        self.inner.warm_up(tokens, rows)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> TensorResult<()> {

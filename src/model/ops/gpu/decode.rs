@@ -15,7 +15,7 @@ use super::residents::Residents;
 use super::step::{Answer, Answered, Choices, Step};
 
 /// Numbers of rows that steps are captured for. Beyond them, and for rows that need more than a token, launches are made one by one.
-const SIZES: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, MOST_SLOT_LINES];
+pub const SIZES: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, MOST_SLOT_LINES];
 
 /// The decode steps of one base.
 pub struct DecodeSteps {

@@ -37,7 +37,10 @@ impl Tokens {
                 if changes {
                     numbers.extend(line(adapter, sites, batch.tokens[token], batch.positions[token])?);
                     ids[token] = (sites.vocab + made.len()) as u32;
-                    positions[token] = NOWHERE;
+                    // Learned positions are in the line; those of a rotary embedding still turn it.
+                    if sites.positions.is_some() {
+                        positions[token] = NOWHERE;
+                    }
                     made.push(token);
                 } else if batch.tokens[token] as usize >= sites.vocab {
                     tables.resize(batch.tokens.len(), None);
