@@ -40,6 +40,6 @@ pub use registry::{
     AdapterInfo, AdapterRegistry, MetadataChange, PublishIf, Published, Reader, RegistryOptions, RegistryStats,
     Residency,
 };
-pub use resident::{Adapter, Kind};
+pub use resident::{Adapter, Kind, OnDevice};
 pub use site::{EmbeddingSite, Projection, Site, SiteEntry, SiteId, SiteMap, TokenCounter};
 pub use virtual_tokens::VirtualTokens;

@@ -14,5 +14,7 @@ mod ops;
 pub use base::{BaseModel, Choice, Outputs, Warm};
 pub use batch::{Batch, Output, Row, RowSpec, Segment};
 pub use body::Body;
+pub use repertoire_kernels::cuda::Draw;
+
 pub use kv::{BLOCK_TOKENS, BlockId, KvShape};
 pub use ops::{CpuModel, GpuModel};

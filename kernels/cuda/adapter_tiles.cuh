@@ -1,4 +1,4 @@
-// The thin products of a tile (up to 64 lines of one slot) on tensor cores, for adapters of the activations' own 16-bit dtype.
+// The thin products of a tile (up to 32 lines of one slot) on tensor cores, for adapters of the activations' own 16-bit dtype.
 #pragma once
 
 #include "adapters.cuh"
@@ -10,15 +10,18 @@ template <typename T> constexpr uint32_t dtype_of = F32;
 template <> constexpr uint32_t dtype_of<f16> = F16;
 template <> constexpr uint32_t dtype_of<bf16> = BF16;
 
+// The most lines of a tile.
+constexpr int TILE_LINES = 32;
+
 // h [lines, pitch] = alpha · x [lines, inputs] · aᵀ. Shared memory is the Tile's.
 template <typename T>
 __device__ __forceinline__ void
 shrink_tile(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch, char* shared) {
-    using Ranks = Tile<T, 8, 1, 2>;
+    using Ranks = Tile<T, TILE_LINES / 8, 1, 2>;
     const int rank = entry.rank;
     float* met = reinterpret_cast<float*>(shared);
     for (int first = blockIdx.x * Ranks::ROWS; first < rank; first += gridDim.x * Ranks::ROWS) {
-        float sums[1][8][4];
+        float sums[1][TILE_LINES / 8][4];
         Ranks::accumulate(x, static_cast<const T*>(entry.a), lines, inputs, rank, first, 0, inputs, shared, sums);
         Ranks::share(met, sums);
         constexpr int FOURS = Ranks::ROWS / 4;
@@ -42,13 +45,13 @@ __device__ __forceinline__ int shrunk_pitch(int rank) {
     return bytes % 128 == 0 ? bytes + 64 : bytes;
 }
 
-// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to 64 lines and a block's 256 columns, for ranks that are a multiple of 8.
+// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to TILE_LINES lines and a block's 256 columns, for ranks that are a multiple of 8.
 // h [lines, h_pitch] goes in as the sum of two 16-bit numbers, so that it loses nothing that matters.
 template <typename T>
 __device__ __forceinline__ void expand_tile(
     const Entry& entry, const float* h, int h_pitch, const float* base, const T* bias, void* y, int lines, int outputs,
     int pitch, uint32_t mode, char* shared) {
-    constexpr int LINES = 64, COLUMN_TILES = 2;
+    constexpr int LINES = TILE_LINES, COLUMN_TILES = 2;
     const int rank = entry.rank, chunks = (rank + 31) / 32;
     const int line_bytes = shrunk_pitch(rank);
     char* highs = shared;
@@ -74,7 +77,20 @@ __device__ __forceinline__ void expand_tile(
             rows[i][half] = static_cast<const T*>(entry.b) + static_cast<size_t>(column) * rank + part * 8;
         }
     }
-    float sums[COLUMN_TILES][LINES / 8][4] = {};
+    // The base's numbers come first, all under way at once.
+    float sums[COLUMN_TILES][LINES / 8][4];
+#pragma unroll
+    for (int i = 0; i < COLUMN_TILES; i++) {
+#pragma unroll
+        for (int j = 0; j < LINES / 8; j++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const int column = first + i * 16 + k / 2 * 8, line = j * 8 + part * 2 + k % 2;
+                const bool there = column < outputs && line < lines;
+                sums[i][j][k] = there ? base[static_cast<size_t>(line) * pitch + column] : 0.0f;
+            }
+        }
+    }
     for (int chunk = 0; chunk < chunks; chunk++) {
         uint4 weights[COLUMN_TILES][2];
 #pragma unroll
@@ -113,7 +129,7 @@ __device__ __forceinline__ void expand_tile(
                     const int line = j * 8 + part * 2 + neighbour;
                     if (line >= lines) continue;
                     const size_t at = static_cast<size_t>(line) * pitch + column;
-                    put<T>(y, at, finish(base[at] + sums[i][j][half * 2 + neighbour]), mode);
+                    put<T>(y, at, finish(sums[i][j][half * 2 + neighbour]), mode);
                 }
             }
         }

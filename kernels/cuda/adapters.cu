@@ -10,14 +10,11 @@ __device__ __forceinline__ Entry entry_of(const Entry* table, uint32_t slots, ui
     return table[slot];
 }
 
-// The most lines of a tile.
-constexpr uint32_t TILE_LINES = 64;
-
 // A tile of the host's list, cut where the lines end.
 __device__ __forceinline__ Run tile_at(const uint32_t* tiles, int lines) {
     const uint32_t* tile = tiles + blockIdx.y * 3;
     const int first = min(tile[1], lines);
-    return {tile[0], first, static_cast<int>(min(min(tile[2], TILE_LINES), lines - first))};
+    return {tile[0], first, static_cast<int>(min(min(tile[2], static_cast<uint32_t>(TILE_LINES)), lines - first))};
 }
 
 __device__ __forceinline__ const Entry* table_at(
@@ -59,9 +56,10 @@ __device__ __forceinline__ void shrink_tiles(
 }
 
 #define SHRINK(name, kind, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256) name(                                                          \
+    extern "C" __global__ void __launch_bounds__(256, 2) name(                                                       \
         const T* x, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,         \
         const Entry* table3, uint32_t slots, float* h, int lines, int inputs, int pitch) {                           \
+        begin();                                                                                                     \
         kind(x, lines_of, table_at(table0, table1, table2, table3, blockIdx.z), slots, h, lines, inputs, pitch);     \
     }
 
@@ -120,6 +118,7 @@ __device__ __forceinline__ void expand_tiles(
         const float* h, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,     \
         const Entry* table3, uint32_t slots, const float* base, const T* bias, void* y, int lines, int h_pitch, int outputs0,        \
         int outputs1, int outputs2, int outputs3, int pitch, uint32_t mode) {                                        \
+        begin();                                                                                                     \
         const int site = blockIdx.z;                                                                                 \
         const int outputs = site == 0 ? outputs0 : site == 1 ? outputs1 : site == 2 ? outputs2 : outputs3;           \
         const int skipped =                                                                                          \
@@ -153,6 +152,7 @@ rescale_inputs(const T* x, const uint32_t* lines_of, const Entry* table, uint32_
 #define RESCALE(name, T)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256) name(                                                          \
         const T* x, const uint32_t* lines_of, const Entry* table, uint32_t slots, T* scaled, int inputs) {           \
+        begin();                                                                                                     \
         rescale_inputs(x, lines_of, table, slots, scaled, inputs);                                                   \
     }
 

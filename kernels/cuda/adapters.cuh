@@ -47,64 +47,73 @@ __device__ __forceinline__ Run run_at(const uint32_t* slots, int line, int lines
     return {slot, line, min(alike, RUN)};
 }
 
-// What one of 64 lanes (two warps) adds to a row of a times up to LINES lines of x [.., inputs].
-template <int LINES, typename A, typename T>
-__device__ __forceinline__ void
-shrink_row(const A* a, const T* x, int inputs, int lines, int start, float (&sums)[LINES]) {
-    // One line leaves registers for more loads under way.
-    constexpr int BATCH = LINES == 1 ? 8 : 4;
-    const int pieces = inputs / 8;
-    for (int first = start; first < pieces; first += 64 * BATCH) {
-        Stored<A> weights[BATCH];
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            const int piece = first + 64 * i;
-            weights[i] = load_eight_once_if(a + static_cast<size_t>(piece) * 8, piece < pieces);
-        }
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            const int piece = first + 64 * i;
-            if (piece >= pieces) break;
-            const Eight row = widen(weights[i]);
-#pragma unroll
-            for (int line = 0; line < LINES; line++) {
-                if (line >= lines) break;
-                const Eight numbers = widen(load_stored(x + static_cast<size_t>(line) * inputs + piece * 8));
-#pragma unroll
-                for (int j = 0; j < 8; j++) sums[line] = fmaf(row.x[j], numbers.x[j], sums[line]);
-            }
-        }
-    }
-}
-
-// Ranks that a block shrinks at once: two warps each.
+// Threads of a block, and its warps.
+constexpr int THREADS = 256, WARPS = THREADS / 32;
+// Ranks that a block shrinks at once: its threads share out their k, so that every number of x is read once for all of them.
 constexpr int SHRINK_RANKS = 4;
 
-// h [lines, pitch] = alpha · x [lines, inputs] · aᵀ for the ranks of a block, of up to LINES lines. All threads come here.
+// h [lines, pitch] = alpha · x [lines, inputs] · aᵀ for the ranks of a block, of up to LINES lines. All threads come here. The
+// order of sums does not depend on LINES.
 template <int LINES, typename A, typename T>
 __device__ __forceinline__ void
 shrink_lines(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch, int first_rank) {
-    __shared__ float halves[SHRINK_RANKS][LINES];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int mine = warp / 2, half = warp % 2;
-    const int rank = first_rank + mine;
-    float sums[LINES] = {};
-    if (rank < entry.rank) {
-        const A* row = static_cast<const A*>(entry.a) + static_cast<size_t>(rank) * inputs;
-        shrink_row<LINES>(row, x, inputs, lines, half * 32 + lane, sums);
+    // One line leaves registers for more loads under way.
+    constexpr int BATCH = LINES == 1 ? 2 : 1;
+    __shared__ float met[WARPS][SHRINK_RANKS][LINES];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rank = entry.rank;
+    const int pieces = inputs / 8;
+    // Ranks and lines past the end are the last one's again; nobody keeps what comes of them.
+    const A* rows[SHRINK_RANKS];
 #pragma unroll
-        for (int line = 0; line < LINES; line++) sums[line] = lanes_sum<WARP>(sums[line]);
-        if (half == 1 && lane == 0) {
+    for (int r = 0; r < SHRINK_RANKS; r++) {
+        rows[r] = static_cast<const A*>(entry.a) + static_cast<size_t>(min(first_rank + r, rank - 1)) * inputs;
+    }
+    float sums[SHRINK_RANKS][LINES] = {};
+    for (int first = threadIdx.x; first < pieces; first += THREADS * BATCH) {
+        Stored<A> weights[BATCH][SHRINK_RANKS];
+        Stored<T> numbers[BATCH][LINES];
 #pragma unroll
-            for (int line = 0; line < LINES; line++) halves[mine][line] = sums[line];
+        for (int i = 0; i < BATCH; i++) {
+            const int piece = first + i * THREADS;
+            const size_t at = static_cast<size_t>(min(piece, pieces - 1)) * 8;
+#pragma unroll
+            for (int r = 0; r < SHRINK_RANKS; r++) weights[i][r] = load_eight_once_if(rows[r] + at, piece < pieces);
+#pragma unroll
+            for (int line = 0; line < LINES; line++) {
+                numbers[i][line] = load_stored(x + static_cast<size_t>(min(line, lines - 1)) * inputs + at);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            Eight row[SHRINK_RANKS];
+#pragma unroll
+            for (int r = 0; r < SHRINK_RANKS; r++) row[r] = widen(weights[i][r]);
+#pragma unroll
+            for (int line = 0; line < LINES; line++) {
+                const Eight eight = widen(numbers[i][line]);
+#pragma unroll
+                for (int r = 0; r < SHRINK_RANKS; r++) {
+#pragma unroll
+                    for (int j = 0; j < 8; j++) sums[r][line] = fmaf(row[r].x[j], eight.x[j], sums[r][line]);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < SHRINK_RANKS; r++) {
+#pragma unroll
+        for (int line = 0; line < LINES; line++) {
+            const float sum = lanes_sum<WARP>(sums[r][line]);
+            if (lane == 0) met[warp][r][line] = sum;
         }
     }
     __syncthreads();
-    if (rank < entry.rank && half == 0 && lane == 0) {
+    const int r = threadIdx.x / LINES, line = threadIdx.x % LINES;
+    if (r < SHRINK_RANKS && first_rank + r < rank && line < lines) {
+        float sum = met[0][r][line];
 #pragma unroll
-        for (int line = 0; line < LINES; line++) {
-            if (line < lines) h[static_cast<size_t>(line) * pitch + rank] = entry.alpha * (sums[line] + halves[mine][line]);
-        }
+        for (int other = 1; other < WARPS; other++) sum += met[other][r][line];
+        h[static_cast<size_t>(line) * pitch + first_rank + r] = entry.alpha * sum;
     }
     __syncthreads();
 }
@@ -230,6 +239,12 @@ __device__ __forceinline__ void expand(
     __shared__ float sums[RUN][EXPAND_COLUMNS];
     const int first = blockIdx.x * EXPAND_COLUMNS, column = first + threadIdx.x;
     if (first >= outputs) return;
+    // All under way before anything waits for one of them.
+    float bases[RUN];
+#pragma unroll
+    for (int line = 0; line < RUN; line++) {
+        bases[line] = line < lines && column < outputs ? base[static_cast<size_t>(line) * pitch + column] : 0.0f;
+    }
     if (entry.rank != 0) {
         // Lines of a run that are not there are zeros.
         for (int i = threadIdx.x; i < (lines == 1 ? 1 : RUN) * MOST_RANK; i += EXPAND_COLUMNS) {
@@ -250,10 +265,10 @@ __device__ __forceinline__ void expand(
     }
     if (column < outputs) {
         const Finish<T> finish(entry, bias, column);
-        for (int line = 0; line < lines; line++) {
-            const size_t at = static_cast<size_t>(line) * pitch + column;
-            const float number = base[at];
-            put<T>(y, at, finish(entry.rank != 0 ? number + sums[line][threadIdx.x] : number), mode);
+#pragma unroll
+        for (int line = 0; line < RUN; line++) {
+            const float number = entry.rank != 0 ? bases[line] + sums[line][threadIdx.x] : bases[line];
+            if (line < lines) put<T>(y, static_cast<size_t>(line) * pitch + column, finish(number), mode);
         }
     }
     __syncthreads();

@@ -86,21 +86,25 @@ template <typename T> __device__ __forceinline__ void choose_parts(const T* logi
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f32(const float* logits, float* parts, int vocabulary) {
+    begin();
     choose_parts(logits, parts, vocabulary);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f16(const f16* logits, float* parts, int vocabulary) {
+    begin();
     choose_parts(logits, parts, vocabulary);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     choose_parts_bf16(const bf16* logits, float* parts, int vocabulary) {
+    begin();
     choose_parts(logits, parts, vocabulary);
 }
 
 // A warp for each row: grid [rows].
 extern "C" __global__ void __launch_bounds__(32)
     choose_rows(const float* parts, uint32_t* tokens, float* logprobs, float* logsumexps, int count) {
+    begin();
     const float* row = parts + static_cast<size_t>(blockIdx.x) * count * 3;
     const int lane = threadIdx.x;
     Best best = {-INFINITY, 0xffffffffu, 0.0f};
@@ -120,6 +124,8 @@ extern "C" __global__ void __launch_bounds__(32)
     const float log = logf(sum);
     // Where nothing is higher than anything, as with NaN, the choice is still a token.
     tokens[blockIdx.x] = best.at == 0xffffffffu ? 0 : best.at;
-    logprobs[blockIdx.x] = -log;
-    logsumexps[blockIdx.x] = best.highest + log;
+    // An infinite logit, or none above minus infinity, leaves no probabilities.
+    const bool sound = isfinite(best.highest);
+    logprobs[blockIdx.x] = sound ? -log : NAN;
+    logsumexps[blockIdx.x] = sound ? best.highest + log : NAN;
 }

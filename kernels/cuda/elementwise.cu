@@ -101,14 +101,17 @@ template <typename T> __device__ void add_to_lines(T* x, unsigned stride, const 
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     gate_##dtype(const T* gate, unsigned gate_stride, const T* up, unsigned up_stride, T* out, unsigned out_stride,        \
                  unsigned lines, unsigned n, unsigned activation) {                                                        \
+        begin();                                                                                                          \
         gate_up<T>(gate, gate_stride, up, up_stride, out, out_stride, lines, n, activation);                               \
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     activate_##dtype(T* x, unsigned stride, unsigned lines, unsigned n, unsigned activation) {                             \
+        begin();                                                                                                          \
         activate_all<T>(x, stride, lines, n, activation);                                                                  \
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     add_row_##dtype(T* x, unsigned stride, const T* row, unsigned lines, unsigned n) {                                     \
+        begin();                                                                                                          \
         add_to_lines<T>(x, stride, row, lines, n);                                                                         \
     }
 EACH_DTYPE(KERNELS)

@@ -1,5 +1,7 @@
 // Lines of a matrix, by index.
 
+#include "numbers.cuh"
+
 // Line `blockIdx.x` of `to` is line `lines[blockIdx.x]` of `from`, both `words` words long; it is left alone where `from` has no such line.
 template <typename Word>
 __device__ void gather(const Word* from, const unsigned* lines, Word* to, unsigned words, unsigned count) {
@@ -13,6 +15,7 @@ __device__ void gather(const Word* from, const unsigned* lines, Word* to, unsign
 #define KERNEL(name, Word)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     name(const Word* from, const unsigned* lines, Word* to, unsigned words, unsigned count) {                              \
+        begin();                                                                                                          \
         gather<Word>(from, lines, to, words, count);                                                                       \
     }
 KERNEL(gather_16_bytes, uint4)

@@ -30,6 +30,7 @@ __device__ __forceinline__ void product(
     const int from = units * split / splits * UNIT;
     const int to = min(units * (split + 1) / splits * UNIT, inputs);
 
+    let_next_begin();
     float sums[Tile::ROW_TILES][Tile::LINE_TILES][4];
     Tile::accumulate(x, w, lines, inputs, outputs, first_row, from, to, shared, sums);
     float* met = reinterpret_cast<float*>(shared);
@@ -121,6 +122,7 @@ PRODUCTS(bf16, bf16)
 // For checking: a warp for every number of y.
 extern "C" __global__ void __launch_bounds__(128) product_f32(
     const float* x, const float* w, const float* bias, float* y, int inputs, int outputs, int pitch, uint32_t mode) {
+    begin();
     const int column = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (column >= outputs) return;
     const float* line = x + static_cast<size_t>(blockIdx.y) * inputs;
@@ -143,6 +145,7 @@ template <typename T, typename Y> __device__ __forceinline__ void add_bias(Y* y,
 
 #define ADD_BIAS(name, T, Y)                                                                                         \
     extern "C" __global__ void __launch_bounds__(256) name(Y* y, const T* bias, int outputs, int pitch) { \
+        begin();                                                                                                     \
         add_bias(y, bias, outputs, pitch);                                                                           \
     }
 

@@ -89,6 +89,8 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
         uint4 weights[DEPTH][ROW_TILES][2];
 #pragma unroll
         for (int chunk = 0; chunk < DEPTH; chunk++) fetch(chunk, weights[chunk]);
+        // Nobody writes weights: theirs are the first bytes under way while the kernel before still runs.
+        wait_for_last();
 #pragma unroll
         for (int i = 0; i < ROW_TILES; i++) {
 #pragma unroll

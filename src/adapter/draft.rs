@@ -1,8 +1,8 @@
 //! An adapter in the making: what its files have said so far.
 
 use super::{
-    Adapter, Digest, EmbeddingPatch, GenerationDefaults, Head, KeyValuePrefix, Kind, LinearPatch, Metadata, SiteId,
-    SiteMap, TaskKind, VirtualTokens,
+    Adapter, Digest, EmbeddingPatch, GenerationDefaults, Head, KeyValuePrefix, Kind, LinearPatch, Metadata, OnDevice,
+    SiteId, SiteMap, TaskKind, VirtualTokens,
 };
 
 /// The parts of an [`Adapter`], filled in one by one against one base.
@@ -66,6 +66,7 @@ impl<'m> Draft<'m> {
             prompt_format: self.prompt_format.or_else(|| metadata.prompt_format.clone()),
             generation: self.generation.or_else(|| metadata.generation.clone()).unwrap_or_default(),
             description: metadata.description.clone(),
+            on_device: OnDevice::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! An adapter in memory, ready to be applied.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -36,7 +38,23 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One immutable version of an adapter on the device of its base.
+/// Whether an adapter is on its base's device beside the host's memory. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct OnDevice(Arc<AtomicBool>);
+
+impl OnDevice {
+    /// Whether it is there now.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Notes that it came, or went.
+    pub fn set(&self, there: bool) {
+        self.0.store(there, Ordering::Release);
+    }
+}
+
+/// One immutable version of an adapter in the host's memory.
 #[derive(Debug)]
 pub struct Adapter {
     pub digest: Digest,
@@ -58,6 +76,7 @@ pub struct Adapter {
     pub prompt_format: Option<String>,
     pub generation: GenerationDefaults,
     pub description: Option<String>,
+    pub on_device: OnDevice,
 }
 
 impl Adapter {

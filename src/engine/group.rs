@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::adapter::Lease;
-use crate::model::Output;
+use crate::model::{Draw, Output};
 
 use super::beams::Beams;
 use super::sample::{Samples, Stepped};
@@ -70,12 +70,20 @@ impl Group {
         self.cached_tokens = tokens - self.virtual_tokens.partition_point(|&at| at < tokens);
     }
 
-    /// What it wants of the model after the last token of a branch.
-    pub fn wants(&self) -> Output {
+    /// What it wants, after the last token of a branch, of a model that draws or does not.
+    pub fn wants(&self, draws: bool) -> Output {
         match &self.answer {
             Answer::Scores => Output::Scores,
-            Answer::Samples(samples) if samples.take_the_likeliest() => Output::Choice,
+            Answer::Samples(samples) if samples.leave_the_choice(draws) => Output::Choice,
             Answer::Samples(_) | Answer::Beams(_) => Output::Logits,
+        }
+    }
+
+    /// How the model draws a branch's choice, if it does not take the likeliest.
+    pub fn draw(&mut self, branch: usize) -> Option<Draw> {
+        match &mut self.answer {
+            Answer::Samples(samples) => samples.draw(branch),
+            Answer::Scores | Answer::Beams(_) => None,
         }
     }
 

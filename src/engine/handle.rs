@@ -119,10 +119,10 @@ impl Shared {
         self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Who runs and waits now.
-    pub(super) fn note(&self, scheduler: &Scheduler) {
+    /// Who runs and waits now, `arriving` requests for their adapters.
+    pub(super) fn note(&self, scheduler: &Scheduler, arriving: usize) {
         self.running.store(scheduler.running(), Ordering::Relaxed);
-        self.waiting.store(scheduler.waiting(), Ordering::Relaxed);
+        self.waiting.store(scheduler.waiting() + arriving, Ordering::Relaxed);
         self.free_blocks.store(scheduler.pool().available(), Ordering::Relaxed);
         self.cached_blocks.store(scheduler.pool().cached(), Ordering::Relaxed);
         self.preemptions.store(scheduler.preemptions(), Ordering::Relaxed);

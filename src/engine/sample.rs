@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::model::Draw;
 use crate::text::{StreamDecoder, Tokenizer};
 
-use super::sampler::{Choice, NextToken, Sampler, SamplerError, SequenceHistory, SequenceRng, takes_the_likeliest};
+use super::sampler::{
+    Choice, NextToken, Sampler, SamplerError, SequenceHistory, SequenceRng, asks_logits_alone, samples,
+};
 use super::stop::StopMatcher;
 use super::{Event, FinishReason, Parameters, Token, TokenChoice};
 
@@ -59,9 +62,21 @@ impl Samples {
         }
     }
 
-    /// Whether every branch takes the likeliest token, whatever it said before.
-    pub fn take_the_likeliest(&self) -> bool {
-        self.sequences.iter().all(|sequence| takes_the_likeliest(&self.parameters, &sequence.history))
+    /// Whether the model can choose for every branch, by logits alone and whatever was said before; `draws` says whether it can
+    /// draw. Sequences that share the prompt's logits need as many choices of them.
+    pub fn leave_the_choice(&self, draws: bool) -> bool {
+        let own = self.forked || self.sequences.len() == 1;
+        self.sequences.iter().all(|sequence| {
+            asks_logits_alone(&self.parameters, &sequence.history) && (!samples(&self.parameters) || (draws && own))
+        })
+    }
+
+    /// How the next token of a branch is drawn; absent where it takes the likeliest. Takes a number from the sequence's stream.
+    pub fn draw(&mut self, branch: usize) -> Option<Draw> {
+        let Parameters { temperature, top_k, top_p, min_p, .. } = self.parameters;
+        let sequence = self.branches.get(branch).filter(|_| samples(&self.parameters))?;
+        let uniform = self.sequences[*sequence].rng.uniform();
+        Some(Draw { temperature, top_k, top_p, min_p, uniform })
     }
 
     /// Chooses the next token of every branch; `next` has one row for each, or a single one after the prompt.

@@ -44,13 +44,13 @@ pub struct Choice {
 pub enum NextToken<'a> {
     /// Raw, `[vocab]`.
     Logits(&'a [f32]),
-    /// The likeliest: all that a sequence needs that [`takes_the_likeliest`].
+    /// One that the model chose: all that a sequence needs that [`asks_logits_alone`].
     Choice(model::Choice),
 }
 
-/// Whether a sequence's next token is the likeliest one, with no more to be said of it than its log-probability.
-pub fn takes_the_likeliest(parameters: &Parameters, history: &SequenceHistory) -> bool {
-    !samples(parameters) && !history.changes_scores() && parameters.logprobs == 0
+/// Whether a sequence's next token depends on its logits alone, with no more to be said of it than its log-probability.
+pub fn asks_logits_alone(parameters: &Parameters, history: &SequenceHistory) -> bool {
+    !history.changes_scores() && parameters.logprobs == 0
 }
 
 /// Chooses tokens; holds only scratch memory, so one serves any number of sequences in turn.

@@ -19,6 +19,9 @@ use super::pace::Pace;
 use super::sampler::{NextToken, Sampler};
 use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
 
+/// How long is waited for adapters before somebody looks again, when nothing else runs.
+const NOTHING_ELSE_TO_DO: Duration = Duration::from_micros(50);
+
 /// What the handle sends.
 pub enum Command {
     Submit(Box<Group>),
@@ -32,6 +35,8 @@ pub struct Worker {
     scheduler: Scheduler,
     pace: Pace,
     groups: BTreeMap<UnitId, Group>,
+    /// Those of them whose adapters are on their way to the device; the scheduler does not know them yet.
+    arriving: Vec<UnitId>,
     sampler: Sampler,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -51,19 +56,20 @@ impl Worker {
         shared: Arc<Shared>,
         turn: Arc<Mutex<()>>,
     ) -> Self {
-        let (groups, sampler) = (BTreeMap::new(), Sampler::new());
-        Self { model, scheduler, pace, groups, sampler, commands, shared, turn, next: 0, draining: false }
+        let (groups, arriving, sampler) = (BTreeMap::new(), Vec::new(), Sampler::new());
+        Self { model, scheduler, pace, groups, arriving, sampler, commands, shared, turn, next: 0, draining: false }
     }
 
     /// Runs until it is drained or all handles are gone.
     pub fn run(mut self) {
         while self.listen() {
             self.drop_the_unwanted();
+            self.let_in();
             // A panic in our own bookkeeping fails what is inside; the engine starts over and lives on.
-            if !self.groups.is_empty() && catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
+            if self.groups.len() > self.arriving.len() && catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
                 self.start_over();
             }
-            self.shared.note(&self.scheduler);
+            self.note();
         }
     }
 
@@ -83,14 +89,39 @@ impl Worker {
             };
             match command {
                 Command::Drain => self.draining = true,
-                Command::Submit(mut group) => {
+                Command::Submit(group) => {
                     let id = UnitId(self.next);
                     self.next += 1;
-                    let adapter = group.adapter.as_ref().map(|lease| lease.digest);
-                    self.scheduler.enqueue(id, group.demand, adapter, std::mem::take(&mut group.prompt));
                     self.groups.insert(id, *group);
+                    self.arriving.push(id);
                 }
             }
+        }
+    }
+
+    /// Gives the scheduler those whose adapters are on the device.
+    fn let_in(&mut self) {
+        let Self { model, groups, scheduler, shared, .. } = self;
+        self.arriving.retain(|id| {
+            let Some(group) = groups.get_mut(id) else { return false };
+            let arrived = group.adapter.as_ref().map_or(Ok(true), |lease| model.call(lease.adapter()));
+            match arrived {
+                Ok(false) => return true,
+                Ok(true) => {
+                    let adapter = group.adapter.as_ref().map(|lease| lease.digest);
+                    scheduler.enqueue(*id, group.demand, adapter, std::mem::take(&mut group.prompt));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an adapter could not be brought to the device");
+                    group.fail(EngineError::Step(error.to_string()));
+                    groups.remove(id);
+                    shared.left();
+                }
+            }
+            false
+        });
+        if !self.arriving.is_empty() && self.arriving.len() == self.groups.len() {
+            std::thread::sleep(NOTHING_ELSE_TO_DO);
         }
     }
 
@@ -121,7 +152,7 @@ impl Worker {
         };
         // Before anything is heard of the step: who hears an event and looks at the counts finds its request in them.
         self.shared.count_step();
-        self.shared.note(&self.scheduler);
+        self.note();
         // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
         let outcome = match outcome {
@@ -141,9 +172,14 @@ impl Worker {
         }
     }
 
+    fn note(&self) {
+        self.shared.note(&self.scheduler, self.arriving.len());
+    }
+
     fn start_over(&mut self) {
         tracing::error!(requests = self.groups.len(), "a step panicked outside the model");
         self.scheduler.reset();
+        self.arriving.clear();
         for group in std::mem::take(&mut self.groups).into_values() {
             self.shared.left();
             group.fail(EngineError::Step("a step panicked".into()));
@@ -166,16 +202,21 @@ impl Worker {
         self.model.copy_blocks(&plan.copies)?;
         let mut specs = Vec::with_capacity(plan.rows.len());
         for row in &plan.rows {
-            let group = &self.groups[&row.unit];
+            let Some(group) = self.groups.get_mut(&row.unit) else {
+                candle_core::bail!("a row of a request that is gone");
+            };
             if let (Some(lease), Some(from)) = (&group.adapter, row.prefix_from) {
                 self.model.write_prefix(lease.adapter(), &row.blocks, from)?;
             }
+            let output = wanted(row, group, self.model.draws());
+            let draw = if output == Output::Choice { group.draw(row.branch) } else { None };
             specs.push(RowSpec {
                 adapter: group.adapter.as_ref().map(|lease| lease.adapter().clone()),
                 tokens: row.tokens.clone(),
                 start: row.start,
                 blocks: row.blocks.clone(),
-                output: wanted(row, group),
+                output,
+                draw,
             });
         }
         let wants: Vec<Output> = specs.iter().map(|spec| spec.output).collect();
@@ -243,10 +284,10 @@ impl Worker {
     }
 }
 
-fn wanted(row: &PlannedRow, group: &Group) -> Output {
+fn wanted(row: &PlannedRow, group: &Group, draws: bool) -> Output {
     match row.last {
         false => Output::Nothing,
-        true => group.wants(),
+        true => group.wants(draws),
     }
 }
 

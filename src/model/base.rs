@@ -29,6 +29,13 @@ pub trait BaseModel: Send {
     /// taken and captured; whatever the store holds is then gone. Answers how long the largest took, where that tells something.
     fn warm_up(&mut self, tokens: usize, rows: usize) -> Result<Option<Warm>>;
 
+    /// Whether rows may ask for drawn choices ([`super::Row::draw`]). Who computes on the CPU gives logits, and the engine draws.
+    fn draws(&self) -> bool;
+
+    /// Begins to bring an adapter to the base's device, where it is not, while steps go on; answers whether it is there. A step
+    /// with an adapter that is not waits for it.
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<bool>;
+
     /// Copies whole blocks (from, to), in all layers.
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()>;
 

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use repertoire_kernels::cuda::Draw;
+
 use crate::adapter::Adapter;
 
 use super::BlockId;
@@ -14,7 +16,7 @@ pub enum Output {
     Nothing,
     /// The logits after its last token.
     Logits,
-    /// The likeliest token after its last.
+    /// The token after its last: the likeliest, or a drawn one where the model draws.
     Choice,
     /// The scores of its adapter's head.
     Scores,
@@ -31,6 +33,8 @@ pub struct Row {
     pub blocks: Vec<BlockId>,
     pub adapter: Option<Arc<Adapter>>,
     pub output: Output,
+    /// How its choice is drawn; absent where it takes the likeliest.
+    pub draw: Option<Draw>,
 }
 
 /// Neighbouring lines of a matrix (tokens, or outputs) that belong to the same adapter.
@@ -64,6 +68,8 @@ pub struct RowSpec {
     pub start: usize,
     pub blocks: Vec<BlockId>,
     pub output: Output,
+    /// See [`Row::draw`].
+    pub draw: Option<Draw>,
 }
 
 impl Batch {
@@ -80,8 +86,8 @@ impl Batch {
             batch.tokens.extend(spec.tokens);
             let tokens = from..batch.tokens.len();
             extend_segments(&mut batch.segments, &spec.adapter, tokens.len());
-            let RowSpec { adapter, start, blocks, output, .. } = spec;
-            batch.rows.push(Row { tokens, start, blocks, adapter, output });
+            let RowSpec { adapter, start, blocks, output, draw, .. } = spec;
+            batch.rows.push(Row { tokens, start, blocks, adapter, output, draw });
             order.push(index);
         }
         (batch, order)
@@ -121,7 +127,7 @@ mod tests {
     use super::*;
 
     fn row(tokens: &[u32], output: Output) -> RowSpec {
-        RowSpec { adapter: None, tokens: tokens.to_vec(), start: 3, blocks: vec![], output }
+        RowSpec { adapter: None, tokens: tokens.to_vec(), start: 3, blocks: vec![], output, draw: None }
     }
 
     #[test]

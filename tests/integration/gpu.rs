@@ -147,6 +147,35 @@ async fn random_bases_answer_as_on_the_cpu() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a GPU"]
+async fn tokens_are_drawn_as_on_the_cpu() {
+    let bench = |target| Bench::on("llama", ROOM, Precision::As(DType::F32), target);
+    let (cpu, gpu) = (bench(None), bench(target(1 << 20)));
+    let request = |seed: u64| {
+        let parameters = Parameters {
+            do_sample: true,
+            seed: Some(seed),
+            temperature: 0.5 + seed as f32 / 20.0,
+            top_k: [0, 40][seed as usize % 2],
+            top_p: [1.0, 0.9][seed as usize / 2 % 2],
+            min_p: [0.0, 0.05][seed as usize / 4 % 2],
+            num_return_sequences: 1 + seed as usize / 8 % 2,
+            max_new_tokens: 40,
+            ignore_eos: true,
+            ..Parameters::default()
+        };
+        let prompt = vec![43, 80, 299, 67, 80, 91];
+        Request { prompt, adapter: None, work: Work::Generate(parameters), priority: 0, timeout: None }
+    };
+    // All at once: rows that draw in many ways, and some that do not, share steps.
+    let streams: Vec<_> = (0..24).map(|seed| gpu.engine.submit(request(seed)).unwrap()).collect();
+    for (seed, stream) in streams.into_iter().enumerate() {
+        let (drawn, expected) = (hear(stream).await, hear(cpu.engine.submit(request(seed as u64)).unwrap()).await);
+        assert!(drawn.is(&expected, TOLERANCE), "seed {seed}: {drawn:?}, on the CPU {expected:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn a_base_of_a_shape_that_kernels_do_not_take_is_refused_by_name() {

@@ -9,8 +9,8 @@ use super::{Dtype, Gpu, GpuError, Slice, Store, Table};
 pub const MOST_SITES: usize = 4;
 /// The most lines whose slots kernels look up one by one.
 pub const MOST_SLOT_LINES: usize = 64;
-/// The most lines of a tile; as in `cuda/adapters.cu`.
-pub const TILE_LINES: usize = 64;
+/// The most lines of a tile; as in `cuda/adapter_tiles.cuh`.
+pub const TILE_LINES: usize = 32;
 
 /// Which lines are whose.
 #[derive(Clone, Copy)]
@@ -197,12 +197,12 @@ impl LinesOf<'_> {
     }
 }
 
-/// Shared memory of a tile's shrink: three stages of 64 lines of x, as `cuda/tile.cuh` counts them.
-const SHRINK_TILE_BYTES: u32 = 3 * 64 * (256 * 2 + 64);
+/// Shared memory of a tile's shrink: three stages of x, as `cuda/tile.cuh` counts them.
+const SHRINK_TILE_BYTES: u32 = 3 * TILE_LINES as u32 * (512 * 2 + 64);
 
-/// Shared memory of a tile's expansion: the two halves of 64 shrunk lines, as `cuda/adapter_tiles.cuh` counts them.
+/// Shared memory of a tile's expansion: the two halves of shrunk lines, as `cuda/adapter_tiles.cuh` counts them.
 fn expand_tile_bytes(most_rank: usize) -> u32 {
-    (2 * 64 * (most_rank.next_multiple_of(32) * 2 + 64)) as u32
+    (2 * TILE_LINES * (most_rank.next_multiple_of(32) * 2 + 64)) as u32
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ sources! {
     PREFILL_PLAIN = "prefill_plain";
     PRODUCT = "product";
     ROTARY = "rotary";
+    SAMPLE = "sample";
 }
 
 /// Whether they were compiled into this program.

@@ -97,7 +97,7 @@ impl AdapterRegistry {
         let slot = content.artefact.slot();
         let residency = match slot.resident() {
             None => Residency::Store,
-            Some(adapter) if adapter.tensors().any(|tensor| !tensor.device().is_cpu()) => Residency::Device,
+            Some(adapter) if adapter.on_device.get() => Residency::Device,
             Some(_) => Residency::Host,
         };
         Ok(AdapterInfo {

@@ -57,6 +57,14 @@ impl BaseModel for CpuModel {
         Ok(None)
     }
 
+    fn draws(&self) -> bool {
+        false
+    }
+
+    fn call(&mut self, _: &Arc<Adapter>) -> Result<bool> {
+        Ok(true)
+    }
+
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {
         match &mut self.store {
             Some(store) if !copies.is_empty() => store.copy_blocks(copies),

@@ -48,7 +48,7 @@ impl GpuModel {
         let machine = Machine::new(placement, &sites).map_err(gpu_error)?;
         let choices = Choices::new(&placement.target.gpu, MOST_CHOICES).map_err(gpu_error)?;
         let decode = DecodeSteps::new(&placement.target.gpu, &sites);
-        let residents = Residents::new(placement, sites);
+        let residents = Residents::new(placement, sites)?;
         Ok(Self { body, machine, residents, choices, decode })
     }
 
@@ -179,6 +179,14 @@ impl BaseModel for GpuModel {
             decode_steps = decode.len(), captured_in = ?captured.elapsed(), "the GPU is warm"
         );
         Ok(Some(Warm { tokens, took }))
+    }
+
+    fn draws(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<bool> {
+        self.residents.call(adapter)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {

@@ -58,6 +58,14 @@ impl BaseModel for Scripted {
         self.inner.warm_up(tokens, rows)
     }
 
+    fn draws(&self) -> bool {
+        self.inner.draws()
+    }
+
+    fn call(&mut self, adapter: &Arc<Adapter>) -> TensorResult<bool> {
+        self.inner.call(adapter)
+    }
+
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> TensorResult<()> {
         self.inner.copy_blocks(copies)
     }

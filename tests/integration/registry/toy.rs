@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use repertoire::adapter::{
     Adapter, AdapterError, AdapterName, AdapterRef, AdapterRegistry, Digest, GenerationDefaults, Kind, Lease, Metadata,
-    Package, ReadLimits, Reader, RegistryOptions, TaskKind, VirtualTokens,
+    OnDevice, Package, ReadLimits, Reader, RegistryOptions, TaskKind, VirtualTokens,
 };
 
 /// A temporary store and how registries over it are opened.
@@ -148,6 +148,7 @@ fn read(package: &Package) -> Result<Adapter, AdapterError> {
         prompt_format: None,
         generation: GenerationDefaults::default(),
         description: package.metadata.description.clone(),
+        on_device: OnDevice::default(),
     })
 }
 

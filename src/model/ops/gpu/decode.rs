@@ -1,21 +1,25 @@
 //! Decode steps, captured once for each padded number of rows and launched again and again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{Gpu, GpuError, Graph, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens};
+use repertoire_kernels::cuda::{Draw, Gpu, GpuError, Graph, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens};
 
 use crate::adapter::SiteMap;
 use crate::device::gpu_error;
 use crate::model::{BLOCK_TOKENS, Batch, Body, Output};
 
-use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, Tokens, stored_at};
+use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, Tokens, drawn, stored_at};
 use super::machine::Machine;
 use super::residents::Residents;
 use super::step::{Answer, Answered, Choices, Step};
 
 /// Numbers of rows that steps are captured for. Beyond them, and for rows that need more than a token, launches are made one by one.
 pub const SIZES: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, MOST_SLOT_LINES];
+
+/// u32 numbers of a row besides its blocks.
+const NUMBERS: usize = 5 + Draw::WORDS;
 
 /// The decode steps of one base.
 pub struct DecodeSteps {
@@ -29,7 +33,7 @@ pub struct DecodeSteps {
 struct Prepared {
     inputs: Inputs,
     staging: Pinned,
-    /// ids, positions, where tokens are stored, slots and lengths: [5, rows] u32.
+    /// ids, positions, where tokens are stored, slots and lengths: [5, rows] u32; then `draws`.
     numbers: Slice,
     /// [rows, max_blocks] u32.
     table: Slice,
@@ -37,12 +41,15 @@ struct Prepared {
     rows: usize,
     /// Whether virtual tokens of an earlier step are still written.
     virtual_tokens: bool,
-    plain: Option<Captured>,
-    /// With the residents' shape that it was captured with.
-    adapted: Option<(u64, Captured)>,
+    /// How tokens are drawn, [rows, Draw::WORDS] u32.
+    draws: Slice,
+    /// By whether adapters change something, and whether tokens are drawn.
+    captured: HashMap<(bool, bool), Captured>,
 }
 
 struct Captured {
+    /// The residents' shape that it was captured with; 0 without adapters.
+    shape: u64,
     graph: Graph,
     /// Until the next step begins.
     logits: Option<Answered>,
@@ -95,7 +102,8 @@ impl DecodeSteps {
 impl Prepared {
     fn new(gpu: &Arc<Gpu>, sites: &SiteMap, rows: usize) -> std::result::Result<Self, GpuError> {
         let max_blocks = sites.context.div_ceil(BLOCK_TOKENS);
-        let numbers = Slice::of_u32(gpu, &vec![0; 5 * rows])?;
+        let all = Slice::of_u32(gpu, &vec![0; NUMBERS * rows])?;
+        let (numbers, draws) = (all.part(0..5 * rows), all.part(5 * rows..NUMBERS * rows));
         let table = Slice::of_u32(gpu, &vec![0; rows * max_blocks])?;
         let [ids, positions, store, slots, lengths] = [0, 1, 2, 3, 4].map(|i| numbers.part(i * rows..(i + 1) * rows));
         let lines = || Lines { count: rows, slots: slots.clone(), tiles: None, replaced: vec![], adapted: false };
@@ -106,11 +114,12 @@ impl Prepared {
             tokens: lines(),
             rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks },
             chosen: Some(Asked { lines: None, whose: lines() }),
+            draws: None,
             scored: None,
         };
-        let staging = Pinned::new(gpu, 4 * (5 * rows + rows * max_blocks))?;
-        let (virtual_tokens, plain, adapted) = (false, None, None);
-        Ok(Self { inputs, staging, numbers, table, max_blocks, rows, virtual_tokens, plain, adapted })
+        let staging = Pinned::new(gpu, 4 * rows * (NUMBERS + max_blocks))?;
+        let (virtual_tokens, captured) = (false, HashMap::new());
+        Ok(Self { inputs, staging, numbers: all, table, max_blocks, rows, virtual_tokens, draws, captured })
     }
 
     /// Writes a batch's rows, and padding after them, where the captured step reads them. The step before is over.
@@ -128,12 +137,18 @@ impl Prepared {
             };
             numbers.into_iter().enumerate().for_each(|(i, number)| staging[i * rows + row] = number);
         }
+        for (row, words) in staging[5 * rows..NUMBERS * rows].chunks_exact_mut(Draw::WORDS).enumerate() {
+            match batch.rows.get(row) {
+                Some(row) => words.copy_from_slice(&drawn(row)),
+                None => Draw::GREEDY.write(words),
+            }
+        }
         let width = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0).min(self.max_blocks);
-        let tables = staging[5 * rows..].chunks_mut(width.max(1)).zip(&batch.rows);
+        let tables = staging[NUMBERS * rows..].chunks_mut(width.max(1)).zip(&batch.rows);
         tables.for_each(|(table, row)| table.iter_mut().zip(&row.blocks).for_each(|(to, block)| *to = block.0));
-        self.numbers.write_from(&self.staging, 0..20 * rows).map_err(gpu_error)?;
+        self.numbers.write_from(&self.staging, 0..4 * NUMBERS * rows).map_err(gpu_error)?;
         if width > 0 {
-            let (from, count) = (20 * rows, batch.rows.len());
+            let (from, count) = (4 * NUMBERS * rows, batch.rows.len());
             self.table.write_rows(&self.staging, from, width, count, self.max_blocks).map_err(gpu_error)?;
         }
         if let Some(on_gpu) =
@@ -155,15 +170,14 @@ impl Prepared {
     ) -> Result<Answer> {
         let patched = |adapter: &crate::adapter::Adapter| !adapter.patches.is_empty();
         let adapted = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(patched);
-        let known = match adapted {
-            false => self.plain.as_ref(),
-            true => self.adapted.as_ref().filter(|(shape, _)| *shape == residents.shape()).map(|(_, step)| step),
-        };
-        if let Some(captured) = known {
+        let drawn = batch.rows.iter().any(|row| row.draw.is_some());
+        let shape = if adapted { residents.shape() } else { 0 };
+        if let Some(captured) = self.captured.get(&(adapted, drawn)).filter(|captured| captured.shape == shape) {
             return captured.launch();
         }
         self.inputs.tokens.adapted = adapted;
         self.inputs.chosen.iter_mut().for_each(|asked| asked.whose.adapted = adapted);
+        self.inputs.draws = drawn.then(|| self.draws.clone());
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
         // Once launch by launch: whatever has to be loaded or taken is there when it is captured.
         drop(body.forward(step())?);
@@ -174,12 +188,9 @@ impl Prepared {
         });
         match (graph, captured) {
             (Ok(graph), Some(answer)) => {
-                let captured = Captured { graph, logits: answer.logits.map(|logits| logits.place()) };
+                let captured = Captured { shape, graph, logits: answer.logits.map(|logits| logits.place()) };
                 let answer = captured.launch();
-                match adapted {
-                    false => self.plain = Some(captured),
-                    true => self.adapted = Some((residents.shape(), captured)),
-                }
+                self.captured.insert((adapted, drawn), captured);
                 answer
             }
             (graph, _) => {

@@ -7,7 +7,7 @@ mod staged;
 use std::sync::Arc;
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{PrefillRow, PrefillRows, Slice, VirtualTokens};
+use repertoire_kernels::cuda::{Draw, PrefillRow, PrefillRows, Slice, VirtualTokens};
 
 use crate::adapter::{Adapter, SiteMap};
 use crate::device::gpu_error;
@@ -34,6 +34,8 @@ pub struct Inputs {
     pub rows: Rows,
     /// Those that ask for a token, and those that ask for scores.
     pub chosen: Option<Asked>,
+    /// How tokens are drawn, u32 [rows that ask for one, Draw::WORDS]; absent if all take the likeliest.
+    pub draws: Option<Slice>,
     pub scored: Option<Asked>,
 }
 
@@ -96,6 +98,8 @@ impl Inputs {
             let whose = lines::Staged::new(&mut staged, residents, &segments);
             (!rows.is_empty()).then_some((lines, whose))
         });
+        let choosing = batch.rows.iter().filter(|row| matches!(row.output, Output::Logits | Output::Choice));
+        let draws = choosing.clone().any(|row| row.draw.is_some()).then(|| staged.extend(choosing.flat_map(drawn)));
         let all = staged.write(&machine.gpu).map_err(gpu_error)?;
         let each = batch.rows.iter().map(|row| PrefillRow {
             first_line: row.tokens.start,
@@ -118,9 +122,17 @@ impl Inputs {
                 }
             },
             chosen,
+            draws: draws.map(|draws| all.part(draws)),
             scored,
         })
     }
+}
+
+/// How a row draws, as the GPU reads it.
+pub fn drawn(row: &Row) -> [u32; Draw::WORDS] {
+    let mut words = [0; Draw::WORDS];
+    row.draw.unwrap_or(Draw::GREEDY).write(&mut words);
+    words
 }
 
 /// Where each token of a row is stored.

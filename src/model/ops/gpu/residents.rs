@@ -1,18 +1,20 @@
 //! Adapters on a GPU: each in a slot of the tables that kernels look into.
 
+mod courier;
 mod upload;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 use repertoire_kernels::cuda::{Dtype, Gpu, GpuError, LowRank, MOST_RANK, SitePatch, Slice, Table};
 
-use crate::adapter::{Adapter, Digest, SiteId, SiteMap};
-use crate::device::Placement;
+use crate::adapter::{Adapter, Digest, OnDevice, SiteId, SiteMap};
+use crate::device::{Placement, gpu_error};
 
 use super::groups::groups;
+use courier::{Arrival, Courier};
 use upload::Upload;
 
 /// Slots of a table, the empty one included: adapters that can be on the GPU at once.
@@ -23,6 +25,7 @@ const LEAST_RANK: usize = 16;
 /// The adapters of one base that are on the GPU, and room for more.
 pub struct Residents {
     gpu: Arc<Gpu>,
+    courier: Courier,
     dtype: Dtype,
     sites: Arc<SiteMap>,
     /// The group of each site.
@@ -57,21 +60,29 @@ pub struct Resident {
     /// Weights in place of the base's, of its dtype.
     pub weights: HashMap<SiteId, Slice>,
     digest: Digest,
+    /// Tells the host's copy.
+    on_device: OnDevice,
     /// Where it has patches.
     patched: Vec<usize>,
+    /// What becomes of the tables once it has arrived.
+    patches: Vec<(usize, SitePatch)>,
+    head: Option<SitePatch>,
+    /// While it is on its way.
+    arrival: Option<Arrival>,
     bytes: usize,
     last_used: u64,
 }
 
 impl Residents {
     /// Nobody.
-    pub fn new(placement: &Placement, sites: Arc<SiteMap>) -> Self {
+    pub fn new(placement: &Placement, sites: Arc<SiteMap>) -> Result<Self> {
         let mut by_site = vec![0..0; sites.linears.len()];
         for group in groups(&sites) {
             by_site[group.clone()].fill(group);
         }
-        Self {
+        Ok(Self {
             gpu: placement.target.gpu.clone(),
+            courier: Courier::new(&placement.target.gpu)?,
             dtype: placement.dtype,
             tables: sites.linears.iter().map(|_| None).collect(),
             groups: by_site,
@@ -83,7 +94,7 @@ impl Residents {
             most_bytes: placement.target.adapter_bytes,
             clock: 0,
             shape: 0,
-        }
+        })
     }
 
     /// Changes whenever launches of a step with adapters would no longer be the same: sites that were never changed before,
@@ -107,126 +118,176 @@ impl Residents {
         self.slots[*self.by_digest.get(&adapter.digest)?].as_ref()
     }
 
-    /// Brings the adapters of a step to the GPU. Those used longest ago make room, but none of the step's.
-    pub fn admit<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) -> candle_core::Result<()> {
-        self.clock += 1;
-        let mut missing: Vec<&Arc<Adapter>> = Vec::new();
-        for adapter in adapters {
-            match self.by_digest.get(&adapter.digest) {
-                Some(&slot) => {
-                    if let Some(resident) = &mut self.slots[slot] {
-                        resident.last_used = self.clock;
-                    }
-                }
-                None if missing.iter().any(|other| other.digest == adapter.digest) => {}
-                None => missing.push(adapter),
-            }
+    /// Begins to bring an adapter to the GPU, where it is not; answers whether it is there. Adapters used longest ago make room.
+    pub fn call(&mut self, adapter: &Arc<Adapter>) -> Result<bool> {
+        if let Some(&slot) = self.by_digest.get(&adapter.digest) {
+            let Some(resident) = &mut self.slots[slot] else { return Ok(true) };
+            resident.last_used = self.clock;
+            let Some(arrival) = &resident.arrival else {
+                resident.announce(adapter);
+                return Ok(true);
+            };
+            let Some(arrived) = arrival.arrived() else { return Ok(false) };
+            return self.settle(slot, arrived).map(|()| true);
         }
-        missing.into_iter().try_for_each(|adapter| self.bring(adapter))
+        let upload = Arc::new(Upload::of(adapter, self.dtype));
+        let (slot, memory) = self.room(upload.bytes())?;
+        // The courier's copies are not in the order of launches.
+        self.gpu.synchronize().map_err(gpu_error)?;
+        let arrival = self.courier.send(upload.clone(), memory.clone())?;
+        self.place(adapter, slot, &upload, &memory, arrival);
+        Ok(false)
     }
 
-    fn bring(&mut self, adapter: &Adapter) -> candle_core::Result<()> {
-        let upload = Upload::of(adapter, self.dtype)?;
-        let bytes = upload.bytes();
+    /// Sees that the adapters of a step are on the GPU. None of them makes room for another.
+    pub fn admit<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) -> Result<()> {
+        self.clock += 1;
+        let adapters: Vec<&Arc<Adapter>> = adapters.collect();
+        for adapter in &adapters {
+            if let Some(resident) = self.by_digest.get(&adapter.digest).and_then(|&slot| self.slots[slot].as_mut()) {
+                resident.last_used = self.clock;
+            }
+        }
+        for adapter in adapters {
+            if !self.call(adapter)? {
+                let slot = self.by_digest[&adapter.digest];
+                let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
+                let arrived = arrival.map_or(Ok(()), Arrival::wait);
+                self.settle(slot, arrived)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A slot, and memory of `bytes` bytes.
+    fn room(&mut self, bytes: usize) -> Result<(usize, Slice)> {
         while self.bytes + bytes > self.most_bytes && self.evict() {}
         let free = |slots: &[Option<Resident>]| slots.iter().skip(1).position(Option::is_none).map(|at| at + 1);
         let slot = match free(&self.slots) {
-            Some(slot) => slot,
-            None if self.evict() => free(&self.slots).unwrap_or(1),
-            None => candle_core::bail!("a step has more adapters than the {} a GPU holds at once", SLOTS - 1),
+            Some(slot) => Some(slot),
+            None if self.evict() => free(&self.slots),
+            None => None,
         };
-        let memory = loop {
-            match upload.write(&self.gpu) {
+        let Some(slot) = slot else {
+            candle_core::bail!("a step has more adapters than the {} that a GPU holds at once", SLOTS - 1);
+        };
+        loop {
+            match Slice::new(&self.gpu, Dtype::U32, bytes / 4) {
                 Err(GpuError::OutOfMemory { .. }) if self.evict() => {}
-                memory => break memory.map_err(crate::device::gpu_error)?,
-            }
-        };
-        self.place(adapter, slot, &upload, memory).map_err(crate::device::gpu_error)
-    }
-
-    /// Takes the adapter that was used longest ago from the GPU; not one of this step.
-    fn evict(&mut self) -> bool {
-        let unused = self.slots.iter().enumerate().filter_map(|(slot, resident)| {
-            let resident = resident.as_ref().filter(|resident| resident.last_used < self.clock)?;
-            Some((resident.last_used, slot))
-        });
-        let Some((_, slot)) = unused.min() else { return false };
-        if let Some(resident) = self.slots[slot].take() {
-            self.by_digest.remove(&resident.digest);
-            self.bytes -= resident.bytes;
-            // Whatever the tables still say of the slot is read by nobody, and written over by whoever gets it.
-            for site in resident.patched {
-                let cleared = self.tables[site].as_mut().map(|site| site.table.set(slot, SitePatch::default()));
-                if let Some(Err(error)) = cleared {
-                    tracing::warn!(%error, "a slot could not be cleared");
-                }
+                memory => return Ok((slot, memory.map_err(gpu_error)?)),
             }
         }
-        true
     }
 
-    fn place(&mut self, adapter: &Adapter, slot: usize, upload: &Upload, memory: Slice) -> Result<(), GpuError> {
-        let mut patched = Vec::new();
-        let mut weights = HashMap::new();
-        for (site, patch) in adapter.patches.iter().enumerate() {
-            let Some(patch) = patch else { continue };
-            let part = |tensor: &Tensor| upload.part(&memory, tensor);
-            if let Some(weight) = &patch.weight {
-                weights.insert(SiteId(site), part(weight));
+    /// An adapter's bytes are there: kernels may find them.
+    fn settle(&mut self, slot: usize, arrived: Result<()>) -> Result<()> {
+        let Some(resident) = &mut self.slots[slot] else { return Ok(()) };
+        resident.arrival = None;
+        resident.on_device.set(arrived.is_ok());
+        let patches = std::mem::take(&mut resident.patches);
+        let head = resident.head.take();
+        let settled = arrived.and_then(|()| self.open(slot, patches, head).map_err(gpu_error));
+        if settled.is_err() {
+            self.remove(slot);
+        }
+        settled
+    }
+
+    fn open(
+        &mut self,
+        slot: usize,
+        patches: Vec<(usize, SitePatch)>,
+        head: Option<SitePatch>,
+    ) -> std::result::Result<(), GpuError> {
+        for (site, patch) in patches {
+            let rank = patch.low_rank.as_ref().map_or(0, |low_rank| low_rank.rank);
+            self.open_tables(site, rank, patch.rescale_in.is_some())?;
+            if let Some(site) = &mut self.tables[site] {
+                site.table.set(slot, patch)?;
             }
-            let row = |tensor: &Option<Tensor>| tensor.as_ref().map(part);
+        }
+        if let Some(patch) = head {
+            self.open_heads(patch.low_rank.as_ref().map_or(0, |low_rank| low_rank.rank))?;
+            if let Some(heads) = &mut self.heads {
+                heads.set(slot, patch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the adapter that was used longest ago from the GPU; not one of this step, nor one on its way.
+    fn evict(&mut self) -> bool {
+        let unused = self.slots.iter().enumerate().filter_map(|(slot, resident)| {
+            let unused = |resident: &&Resident| resident.last_used < self.clock && resident.arrival.is_none();
+            Some((resident.as_ref().filter(unused)?.last_used, slot))
+        });
+        let oldest = unused.min();
+        oldest.inspect(|&(_, slot)| self.remove(slot)).is_some()
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let Some(resident) = self.slots[slot].take() else { return };
+        self.by_digest.remove(&resident.digest);
+        self.bytes -= resident.bytes;
+        resident.on_device.set(false);
+        // Nobody reads the slot until somebody else has it, where this one's patches must not be left.
+        for site in resident.patched {
+            let cleared = self.tables[site].as_mut().map(|site| site.table.set(slot, SitePatch::default()));
+            if let Some(Err(error)) = cleared {
+                tracing::warn!(%error, "a slot could not be cleared");
+            }
+        }
+    }
+
+    /// Notes where an adapter's parts will be.
+    fn place(&mut self, adapter: &Adapter, slot: usize, upload: &Upload, memory: &Slice, arrival: Arrival) {
+        let part = |tensor: &Tensor| upload.part(memory, tensor);
+        let row = |tensor: &Option<Tensor>| tensor.as_ref().map(part);
+        let patched = adapter.patches.iter().enumerate().filter_map(|(site, patch)| Some((site, patch.as_ref()?)));
+        let patches = patched.clone().map(|(site, patch)| {
+            let low_rank = patch.low_rank.as_ref().map(|low_rank| LowRank {
+                a: part(&low_rank.a),
+                b: part(&low_rank.b),
+                rank: low_rank.a.dims()[0],
+                scale: low_rank.scale,
+            });
             let on_gpu = SitePatch {
-                low_rank: patch.low_rank.as_ref().map(|low_rank| LowRank {
-                    a: part(&low_rank.a),
-                    b: part(&low_rank.b),
-                    rank: low_rank.a.dims()[0],
-                    scale: low_rank.scale,
-                }),
+                low_rank,
                 scale: row(&patch.output_scale),
                 rescale: row(&patch.rescale_output),
                 rescale_in: row(&patch.rescale_input),
                 bias: row(&patch.bias),
             };
-            let rank = on_gpu.low_rank.as_ref().map_or(0, |low_rank| low_rank.rank);
-            let rescales = on_gpu.rescale_in.is_some();
-            self.open_tables(site, rank, rescales)?;
-            if let Some(site) = &mut self.tables[site] {
-                site.table.set(slot, on_gpu)?;
-            }
-            patched.push(site);
-        }
-        if let Some(head) = &adapter.head {
-            let labels = head.weight.dims()[0];
-            if labels <= MOST_RANK {
-                self.open_heads(labels)?;
-                let a = upload.part(&memory, &head.weight);
-                // The second half is never computed: the first numbers of the first serve.
-                let b = a.part(0..labels);
-                let low_rank = Some(LowRank { a, b, rank: labels, scale: 1.0 });
-                if let Some(heads) = &mut self.heads {
-                    heads.set(slot, SitePatch { low_rank, ..SitePatch::default() })?;
-                }
-            }
-        }
+            (site, on_gpu)
+        });
+        let head = adapter.head.as_ref().filter(|head| head.weight.dims()[0] <= MOST_RANK).map(|head| {
+            let (a, rank) = (part(&head.weight), head.weight.dims()[0]);
+            // The second half is never computed: the first numbers of the first serve.
+            let b = a.part(0..rank);
+            SitePatch { low_rank: Some(LowRank { a, b, rank, scale: 1.0 }), ..SitePatch::default() }
+        });
         let prefix = adapter.prefix.iter().flat_map(|prefix| prefix.keys.iter().zip(&prefix.values));
-        let bytes = upload.bytes();
+        let weights = patched.clone().filter_map(|(site, patch)| Some((SiteId(site), part(patch.weight.as_ref()?))));
         self.slots[slot] = Some(Resident {
             slot: slot as u32,
-            virtual_tokens: adapter.virtual_tokens.as_ref().map(|v| upload.part(&memory, &v.embeddings)),
-            prefix: prefix.map(|(keys, values)| (upload.part(&memory, keys), upload.part(&memory, values))).collect(),
-            weights,
+            virtual_tokens: adapter.virtual_tokens.as_ref().map(|v| part(&v.embeddings)),
+            prefix: prefix.map(|(keys, values)| (part(keys), part(values))).collect(),
+            weights: weights.collect(),
             digest: adapter.digest,
-            patched,
-            bytes,
+            on_device: adapter.on_device.clone(),
+            patched: patched.clone().map(|(site, _)| site).collect(),
+            patches: patches.collect(),
+            head,
+            arrival: Some(arrival),
+            bytes: upload.bytes(),
             last_used: self.clock,
         });
         self.by_digest.insert(adapter.digest, slot);
-        self.bytes += bytes;
-        Ok(())
+        self.bytes += upload.bytes();
     }
 
     /// Sees that a site's group has tables with room for a rank.
-    fn open_tables(&mut self, site: usize, rank: usize, rescales_inputs: bool) -> Result<(), GpuError> {
+    fn open_tables(&mut self, site: usize, rank: usize, rescales_inputs: bool) -> std::result::Result<(), GpuError> {
         let group = self.groups[site].clone();
         for member in group {
             let entry = &self.sites.linears[member];
@@ -249,7 +310,7 @@ impl Residents {
         Ok(())
     }
 
-    fn open_heads(&mut self, labels: usize) -> Result<(), GpuError> {
+    fn open_heads(&mut self, labels: usize) -> std::result::Result<(), GpuError> {
         match &mut self.heads {
             Some(heads) => {
                 heads.allow_rank(room_for(labels));
@@ -257,6 +318,16 @@ impl Residents {
             none => *none = Some(Table::new(&self.gpu, self.sites.hidden, 1, room_for(labels), SLOTS)?),
         }
         Ok(())
+    }
+}
+
+impl Resident {
+    /// The host may have read the adapter anew since it was brought here.
+    fn announce(&mut self, adapter: &Adapter) {
+        if !adapter.on_device.get() {
+            self.on_device = adapter.on_device.clone();
+            self.on_device.set(true);
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
-    self, Choice, Dtype, Gpu, GpuError, Pinned, Sites, Slice, activate, choose, choose_scratch_len, gather, shrink,
+    self, Choice, Dtype, Gpu, GpuError, Pinned, Sites, Slice, activate, choose, choose_scratch_len, gather, sample,
+    sample_scratch_len, shrink,
 };
 
 use crate::model;
@@ -89,11 +90,20 @@ impl Step<'_> {
             let x = self.normed(sum, norm, asked)?;
             let [logits] = self.group(&x, [head], &asked.whose, Dtype::F32)?;
             let (rows, vocab) = (asked.whose.count, logits.width());
-            let scratch = self.memory(Dtype::F32, choose_scratch_len(rows, vocab))?;
             let Choices { tokens, logprobs, logsumexps, .. } = self.choices;
             let [tokens, logprobs, logsumexps] = [tokens, logprobs, logsumexps].map(|all| all.part(0..rows));
             let choice = Choice { tokens: &tokens, logprobs: &logprobs, logsumexps: &logsumexps };
-            choose(&self.machine.gpu, logits.slice(), vocab, &choice, scratch.slice()).map_err(gpu)?;
+            let device = &self.machine.gpu;
+            match &self.inputs.draws {
+                None => {
+                    let scratch = self.memory(Dtype::F32, choose_scratch_len(rows, vocab))?;
+                    choose(device, logits.slice(), vocab, &choice, scratch.slice()).map_err(gpu)?;
+                }
+                Some(draws) => {
+                    let scratch = self.memory(Dtype::F32, sample_scratch_len(rows, vocab))?;
+                    sample(device, logits.slice(), vocab, draws, &choice, scratch.slice()).map_err(gpu)?;
+                }
+            }
             answer.logits = Some(logits.into());
         }
         if let Some(asked) = &self.inputs.scored {

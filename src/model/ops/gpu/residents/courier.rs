@@ -1,0 +1,108 @@
+//! Brings adapters to the GPU while it works.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+use repertoire_kernels::cuda::{Gpu, Lane, Pinned, Slice};
+
+use crate::device::{gpu_error, with_bytes};
+
+use super::upload::{Piece, Upload};
+
+/// Bytes of page-locked memory that copies go through.
+const STAGED: usize = 16 << 20;
+/// Bytes that a thread copies at a time.
+const PIECE: usize = 1 << 18;
+
+/// A thread that copies. Dropping it ends the thread once it has copied what it was given.
+pub struct Courier(Sender<Errand>);
+
+struct Errand {
+    upload: Arc<Upload>,
+    memory: Slice,
+    done: Sender<Result<()>>,
+}
+
+/// Tells when an adapter's bytes are on the GPU.
+pub struct Arrival {
+    done: Receiver<Result<()>>,
+    /// Nobody lets go of memory that is being written.
+    _memory: Slice,
+}
+
+impl Courier {
+    /// A courier with nothing to do.
+    pub fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        let (lane, staging) = (Lane::new(gpu).map_err(gpu_error)?, Pinned::new(gpu, STAGED).map_err(gpu_error)?);
+        let (errands, received) = channel::<Errand>();
+        std::thread::Builder::new().name("courier".into()).spawn(move || {
+            let mut route = Route { lane, staging };
+            for Errand { upload, memory, done } in received {
+                // Nobody waits any more where this fails.
+                let _ = done.send(route.carry(&upload, &memory));
+            }
+        })?;
+        Ok(Self(errands))
+    }
+
+    /// Has an upload copied to memory that was taken before the GPU was waited for last.
+    pub fn send(&self, upload: Arc<Upload>, memory: Slice) -> Result<Arrival> {
+        let (sender, done) = channel();
+        let errand = Errand { upload, memory: memory.clone(), done: sender };
+        self.0.send(errand).map_err(|_| candle_core::Error::Msg("the courier's thread has ended".into()))?;
+        Ok(Arrival { done, _memory: memory })
+    }
+}
+
+impl Arrival {
+    /// Whether everything is there; `None` if not yet.
+    pub fn arrived(&self) -> Option<Result<()>> {
+        self.done.try_recv().ok()
+    }
+
+    /// Waits until everything is there.
+    pub fn wait(&self) -> Result<()> {
+        self.done.recv().unwrap_or_else(|_| Err(candle_core::Error::Msg("the courier's thread has ended".into())))
+    }
+}
+
+struct Route {
+    lane: Lane,
+    staging: Pinned,
+}
+
+impl Route {
+    fn carry(&mut self, upload: &Upload, memory: &Slice) -> Result<()> {
+        let tensors = upload.tensors()?;
+        let mut pieces = &upload.pieces(PIECE)[..];
+        while let Some(first) = pieces.first() {
+            let begins = first.at;
+            let fitting = pieces.partition_point(|piece| piece.at + piece.bytes.len() - begins <= STAGED);
+            let (batch, rest) = pieces.split_at(fitting);
+            let filled = batch.last().map_or(0, |last| last.at + last.bytes.len() - begins);
+            fill(&mut self.staging[..filled], begins, batch, &tensors)?;
+            self.lane.copy(memory, begins, &self.staging, 0..filled).map_err(gpu_error)?;
+            self.lane.wait().map_err(gpu_error)?;
+            pieces = rest;
+        }
+        Ok(())
+    }
+}
+
+/// Copies pieces of tensors, the first of which belongs at byte `begins`, on all threads.
+fn fill(mut staging: &mut [u8], begins: usize, pieces: &[Piece], tensors: &[Tensor]) -> Result<()> {
+    let mut places = Vec::with_capacity(pieces.len());
+    let mut at = begins;
+    for piece in pieces {
+        // Between tensors are a few bytes that nobody reads.
+        let (_, from) = std::mem::take(&mut staging).split_at_mut(piece.at - at);
+        let (to, after) = from.split_at_mut(piece.bytes.len());
+        places.push((to, piece));
+        (staging, at) = (after, piece.at + piece.bytes.len());
+    }
+    places.into_par_iter().try_for_each(|(to, piece)| {
+        with_bytes(&tensors[piece.tensor], |bytes| to.copy_from_slice(&bytes[piece.bytes.clone()]))
+    })
+}
