@@ -34,11 +34,11 @@ demo() {
 }
 
 cuda() {
-    step "the kernels for GPUs, built and linted (no GPU is needed; on one, scripts/gpu_check.sh runs their tests)"
+    step "with kernels for GPUs, built and linted (no GPU is needed; on one, scripts/gpu_check.sh runs the tests that need one)"
     export_line=$(scripts/setup_nvcc.sh)
     (
         eval "$export_line"
-        cargo clippy -p repertoire-kernels --all-targets --locked --features cuda -- -D warnings
+        cargo clippy --workspace --all-targets --locked --features cuda -- -D warnings
         cargo test -p repertoire-kernels --locked --features cuda
     )
 }

@@ -129,8 +129,7 @@ impl Llama {
             x = ops.add_linear(x, &attended, &layer.output)?;
 
             let normed = ops.norm(&x, &layer.feed_forward_norm)?;
-            let [gate, up] = ops.linear_group(&normed, [&layer.gate, &layer.up])?;
-            let gated = ops.gate(gate, up, self.activation)?; // [tokens, intermediate]
+            let gated = ops.gated(&normed, [&layer.gate, &layer.up], self.activation)?; // [tokens, intermediate]
             x = ops.add_linear(x, &gated, &layer.down)?;
         }
         ops.answer_decoder(x, &self.norm, &self.head)

@@ -63,6 +63,12 @@ pub trait Ops {
         heads: Heads,
     ) -> Result<Self::Matrix>;
 
+    /// `activation(gate(x)) ⊙ up(x)` of two linear sites, with their adapters.
+    fn gated(&mut self, x: &Self::Matrix, sites: [&Linear; 2], activation: Activation) -> Result<Self::Matrix> {
+        let [gate, up] = self.linear_group(x, sites)?;
+        self.gate(gate, up, activation)
+    }
+
     /// `activation(gate) ⊙ up`.
     fn gate(&mut self, gate: Self::Matrix, up: Self::Matrix, activation: Activation) -> Result<Self::Matrix>;
 

@@ -10,9 +10,10 @@ use repertoire::model::BaseModel;
 use repertoire::model::load::{GgufFile, Precision, WeightFiles, load_folder, load_gguf};
 use repertoire::text::Tokenizer;
 
-/// The folder of fixtures.
+/// The folder of fixtures: here, where a binary may have been carried to, or where it was built.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    let root = std::env::current_dir().ok().filter(|here| here.join("tests/fixtures").is_dir());
+    root.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).join("tests/fixtures")
 }
 
 /// Bytes for keys and values: more than all requests of a test need together.
