@@ -59,7 +59,6 @@ __device__ __forceinline__ void shrink_tiles(
     extern "C" __global__ void __launch_bounds__(256, 2) name(                                                       \
         const T* x, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,         \
         const Entry* table3, uint32_t slots, float* h, int lines, int inputs, int pitch) {                           \
-        begin();                                                                                                     \
         kind(x, lines_of, table_at(table0, table1, table2, table3, blockIdx.z), slots, h, lines, inputs, pitch);     \
     }
 
@@ -118,7 +117,6 @@ __device__ __forceinline__ void expand_tiles(
         const float* h, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,     \
         const Entry* table3, uint32_t slots, const float* base, const T* bias, void* y, int lines, int h_pitch, int outputs0,        \
         int outputs1, int outputs2, int outputs3, int pitch, uint32_t mode) {                                        \
-        begin();                                                                                                     \
         const int site = blockIdx.z;                                                                                 \
         const int outputs = site == 0 ? outputs0 : site == 1 ? outputs1 : site == 2 ? outputs2 : outputs3;           \
         const int skipped =                                                                                          \
@@ -152,7 +150,6 @@ rescale_inputs(const T* x, const uint32_t* lines_of, const Entry* table, uint32_
 #define RESCALE(name, T)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256) name(                                                          \
         const T* x, const uint32_t* lines_of, const Entry* table, uint32_t slots, T* scaled, int inputs) {           \
-        begin();                                                                                                     \
         rescale_inputs(x, lines_of, table, slots, scaled, inputs);                                                   \
     }
 

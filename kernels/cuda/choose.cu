@@ -86,25 +86,21 @@ template <typename T> __device__ __forceinline__ void choose_parts(const T* logi
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f32(const float* logits, float* parts, int vocabulary) {
-    begin();
     choose_parts(logits, parts, vocabulary);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) choose_parts_f16(const f16* logits, float* parts, int vocabulary) {
-    begin();
     choose_parts(logits, parts, vocabulary);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     choose_parts_bf16(const bf16* logits, float* parts, int vocabulary) {
-    begin();
     choose_parts(logits, parts, vocabulary);
 }
 
 // A warp for each row: grid [rows].
 extern "C" __global__ void __launch_bounds__(32)
     choose_rows(const float* parts, uint32_t* tokens, float* logprobs, float* logsumexps, int count) {
-    begin();
     const float* row = parts + static_cast<size_t>(blockIdx.x) * count * 3;
     const int lane = threadIdx.x;
     Best best = {-INFINITY, 0xffffffffu, 0.0f};

@@ -75,7 +75,6 @@ __device__ void embed(const unsigned* ids, const T* table, unsigned vocab, const
     embed_##dtype(const unsigned* ids, const T* table, unsigned vocab, const VirtualTokens* virtual_tokens,                \
                   const unsigned* positions, const T* position_table, unsigned context, const T* for_all, float* out,      \
                   unsigned hidden) {                                                                                       \
-        begin();                                                                                                          \
         embed<T>(ids, table, vocab, virtual_tokens, positions, position_table, context, for_all, out, hidden);             \
     }
 EACH_DTYPE(KERNEL)

@@ -15,7 +15,6 @@ __device__ void gather(const Word* from, const unsigned* lines, Word* to, unsign
 #define KERNEL(name, Word)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     name(const Word* from, const unsigned* lines, Word* to, unsigned words, unsigned count) {                              \
-        begin();                                                                                                          \
         gather<Word>(from, lines, to, words, count);                                                                       \
     }
 KERNEL(gather_16_bytes, uint4)

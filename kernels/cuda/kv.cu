@@ -7,7 +7,6 @@
 // and written, or written twice.
 extern "C" __global__ void __launch_bounds__(256)
 copy_blocks(uint4* keys, uint4* values, const uint2* copies, unsigned blocks, unsigned bytes) {
-    begin();
     const uint2 copy = copies[blockIdx.x];
     const size_t words = bytes / 16;
     uint4* layer = (blockIdx.z ? values : keys) + blockIdx.y * blocks * words;
@@ -34,7 +33,6 @@ __device__ void write_prefix(const From* prefix_keys, const From* prefix_values,
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     name(const From* prefix_keys, const From* prefix_values, T* keys, T* values, const unsigned* table, unsigned first,    \
          unsigned kv_heads, unsigned dim) {                                                                                \
-        begin();                                                                                                          \
         write_prefix<From, T>(prefix_keys, prefix_values, keys, values, table, first, kv_heads, dim);                      \
     }
 #define FROM_F32(dtype, T) KERNEL(write_f32_##dtype, float, T)

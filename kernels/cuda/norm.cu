@@ -77,7 +77,6 @@ __device__ void norm(X* x, unsigned x_stride, const Added* added, unsigned added
     extern "C" __global__ void __launch_bounds__(1024)                                                                     \
     name(X* x, unsigned x_stride, const Added* added, unsigned added_stride, const T* weight, const T* bias, T* out,       \
          unsigned out_stride, unsigned n, unsigned parts, float eps, unsigned back) {                                      \
-        begin();                                                                                                          \
         norm<X, Added, T>(x, x_stride, added, added_stride, weight, bias, out, out_stride, n, parts, eps, back);           \
     }
 

@@ -9,23 +9,6 @@
 using f16 = __half;
 using bf16 = __nv_bfloat16;
 
-// What each kernel begins with, before it touches what kernels write: the next one of the stream may be brought to the
-// multiprocessors, where it waits in its turn; then this one waits until the one before is over, and so all before that.
-__device__ inline void let_next_begin() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-__device__ inline void wait_for_last() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void begin() {
-    let_next_begin();
-    wait_for_last();
-}
-
 constexpr unsigned WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffff;
 constexpr float LOG2_E = 1.44269504f;

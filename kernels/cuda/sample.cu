@@ -134,7 +134,6 @@ __device__ __forceinline__ float lowest_of_warp(float lowest) {
 // Grid [parts, rows]. Also clears what the launches after it add to.
 extern "C" __global__ void __launch_bounds__(FIRST_THREADS)
     sample_parts(const float* logits, const Draw* draws, void* memory, int vocabulary) {
-    begin();
     __shared__ Best warps[FIRST_THREADS / 32];
     __shared__ float sums[FIRST_THREADS / 32];
     __shared__ float lows[FIRST_THREADS / 32];
@@ -399,7 +398,6 @@ __device__ __forceinline__ bool suffice(u64 weights, u64 total, float dropped) {
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_buckets(const float* logits, const Draw* draws, void* memory, uint32_t* tokens, float* logprobs,
                    float* logsumexps, int vocabulary) {
-    begin();
     __shared__ uint32_t counts[BUCKETS], highs[BUCKETS], lows[BUCKETS];
     const Scratch scratch = scratch_at(memory);
     const Draw draw = draws[blockIdx.y];
@@ -596,7 +594,6 @@ __device__ __forceinline__ u64 first_place(const Places& places, uint32_t bucket
 // Grid [parts, rows].
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_edges(const float* logits, const Draw* draws, void* memory, int vocabulary) {
-    begin();
     const Scratch scratch = scratch_at(memory);
     const Draw draw = draws[blockIdx.y];
     Row& known = scratch.rows[blockIdx.y];
@@ -688,7 +685,6 @@ struct Kept {
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_draw(const float* logits, const Draw* draws, void* memory, uint32_t* tokens, float* logprobs,
                 float* logsumexps, int vocabulary) {
-    begin();
     const Scratch scratch = scratch_at(memory);
     const Draw draw = draws[blockIdx.y];
     State& state = scratch.rows[blockIdx.y].state;

@@ -12,16 +12,21 @@ namespace products {
 // k that are shared out among the warps of a row at a time: 64 each, a whole line of the cache.
 constexpr int UNIT = 256;
 
-template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> struct Tile {
+// GATED: w is [2 · columns, inputs], and a column of y is made of two of its rows, `columns` apart. 16 rows of the tensor core
+// are then 8 of the first half and the 8 that belong to them.
+template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_, bool GATED_ = false> struct Tile {
     using T = Number;
     static constexpr int LINE_TILES = LINE_TILES_;
     static constexpr int ROW_TILES = ROW_TILES_;
     static constexpr int ROW_WARPS = ROW_WARPS_;
+    static constexpr bool GATED = GATED_;
     // Warps that share the k of the same rows. It decides the order of summation: the same for all tiles.
     static constexpr int K_WARPS = 4;
     static constexpr int THREADS = 32 * K_WARPS * ROW_WARPS;
     static constexpr int LINES = 8 * LINE_TILES;
     static constexpr int ROWS = 16 * ROW_TILES * ROW_WARPS;
+    // Columns of y that become of a block's rows.
+    static constexpr int COLUMNS = GATED ? ROWS / 2 : ROWS;
     // Chunks of 32 k whose weights are under way in registers.
     static constexpr int DEPTH = LINE_TILES == 8 || ROW_TILES == 2 ? 2 : 4;
     // k of x in one stage of shared memory.
@@ -39,8 +44,8 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
         const T* __restrict__ w,
         int lines,
         int inputs,
-        int outputs,
-        int first_row,
+        int columns,
+        int first_column,
         int from,
         int to,
         char* stages,
@@ -49,14 +54,17 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
         const int k_warp = warp % K_WARPS, row_warp = warp / K_WARPS;
         const int quad = lane / 4, part = lane % 4;
 
-        // Rows past the end are the last one's again; nobody keeps what comes of them.
-        const T* rows[ROW_TILES][2];
+        // Columns past the end are the last one's again; nobody keeps what comes of them. Of gated rows only the first half's
+        // are kept: the distance to the other's is the same for all threads, and registers are few.
+        constexpr int KEPT = GATED ? 1 : 2;
+        const size_t apart = static_cast<size_t>(columns) * inputs;
+        const T* rows[ROW_TILES][KEPT];
 #pragma unroll
         for (int i = 0; i < ROW_TILES; i++) {
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = first_row + (row_warp * ROW_TILES + i) * 16 + half * 8 + quad;
-                rows[i][half] = w + static_cast<size_t>(min(row, outputs - 1)) * inputs;
+            for (int half = 0; half < KEPT; half++) {
+                const int column = first_column + (row_warp * ROW_TILES + i) * 8 * KEPT + half * 8 + quad;
+                rows[i][half] = w + static_cast<size_t>(min(column, columns - 1)) * inputs;
             }
         }
         // Where this thread's part of a chunk is, counted from `from`.
@@ -66,7 +74,10 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
 #pragma unroll
             for (int i = 0; i < ROW_TILES; i++) {
 #pragma unroll
-                for (int half = 0; half < 2; half++) into[i][half] = load_once_if(rows[i][half] + k, k < to);
+                for (int half = 0; half < 2; half++) {
+                    const T* row = GATED ? rows[i][0] + half * apart : rows[i][half];
+                    into[i][half] = load_once_if(row + k, k < to);
+                }
             }
         };
         // Threads side by side copy a line's pieces, so that all addresses of a thread are one and a multiple of the same step.
@@ -89,8 +100,6 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_> stru
         uint4 weights[DEPTH][ROW_TILES][2];
 #pragma unroll
         for (int chunk = 0; chunk < DEPTH; chunk++) fetch(chunk, weights[chunk]);
-        // Nobody writes weights: theirs are the first bytes under way while the kernel before still runs.
-        wait_for_last();
 #pragma unroll
         for (int i = 0; i < ROW_TILES; i++) {
 #pragma unroll

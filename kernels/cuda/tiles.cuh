@@ -103,7 +103,6 @@ __device__ inline Ragged<T> ragged(const Tile& tile, const T* keys, unsigned key
                  const T* query, unsigned query_stride, T* out, unsigned heads, unsigned kv_heads, unsigned dim,           \
                  float scale, const T* keys, const T* values, const unsigned* table, unsigned max_blocks,                  \
                  unsigned blocks) {                                                                                        \
-        begin();                                                                                                          \
         const Tile tile(Rows{tiles, first_lines, counts, starts});                                                         \
         BODY(tile, paged(tile, keys, values, table, max_blocks, blocks, heads, kv_heads, dim), query, query_stride, out,   \
              heads, dim, scale);                                                                                           \
@@ -113,7 +112,6 @@ __device__ inline Ragged<T> ragged(const Tile& tile, const T* keys, unsigned key
                   const T* query, unsigned query_stride, T* out, unsigned heads, unsigned kv_heads, unsigned dim,          \
                   float scale, const T* keys, unsigned key_stride, const T* values, unsigned value_stride,                 \
                   const Prefix* prefixes) {                                                                                \
-        begin();                                                                                                          \
         const Tile tile(Rows{tiles, first_lines, counts, starts});                                                         \
         BODY(tile, ragged(tile, keys, key_stride, values, value_stride, prefixes, heads, kv_heads, dim), query,            \
              query_stride, out, heads, dim, scale);                                                                        \

@@ -49,7 +49,9 @@ pub use memory::{Dtype, Slice};
 pub use norm::{Back, Norm, add_norm, norm};
 pub use pinned::Pinned;
 pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
-pub use product::{FEW_LINES, Product, ProductScratch, Store, product, product_scratch_len};
+pub use product::{
+    FEW_LINES, GatedProduct, Product, ProductScratch, Store, gated_product, gates, product, product_scratch_len,
+};
 pub use rotary::{Rotary, rotate_store};
 pub use sample::{Draw, sample, sample_scratch_len};
 pub use table::{LowRank, MOST_RANK, SitePatch, Table};

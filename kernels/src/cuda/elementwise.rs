@@ -44,7 +44,8 @@ pub fn add_row(gpu: &Gpu, x: Matrix<'_>, row: &Slice) -> Result<(), GpuError> {
     unsafe { gpu.launch(&ELEMENTWISE, instance!("add_row", x.dtype()), grid(lines, n), THREADS, 0, &args) }
 }
 
-fn code(f: Activation) -> Arg {
+/// The kernels' number for an activation.
+pub(super) fn code(f: Activation) -> Arg {
     Arg::U32(match f {
         Activation::Gelu => 0,
         Activation::GeluTanh => 1,

@@ -14,16 +14,10 @@ use super::sources::{self, Source};
 
 /// The oldest architecture that the kernels are compiled for: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
-/// From here on, kernels may begin early.
-const HOPPER: (i32, i32) = (9, 0);
 /// The oldest driver, as it counts: that of CUDA 13.0.
 const OLDEST_DRIVER: i32 = 13_000;
 /// Bytes of shared memory that the largest block takes.
 const MOST_SHARED: i32 = 110_592;
-/// Percent of a multiprocessor's nearest memory that is to be shared memory.
-const ALL_SHARED: i32 = 100;
-/// Bytes of shared memory that every kernel has; more has to be asked for.
-const COMMON_SHARED: u32 = 48 << 10;
 
 /// Why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +62,6 @@ pub struct Gpu {
     /// Each with the shared memory it was allowed.
     functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
     multiprocessors: u32,
-    /// Whether a kernel may come to the multiprocessors before the one before it is over (Hopper and later).
-    begins_early: bool,
 }
 
 /// An argument of a kernel.
@@ -156,8 +148,7 @@ impl Gpu {
         keep_memory(&context)?;
         let multiprocessors = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         let (modules, functions) = (Mutex::default(), Mutex::default());
-        let begins_early = capability >= HOPPER;
-        let gpu = Self { context, stream, modules, functions, multiprocessors, begins_early };
+        let gpu = Self { context, stream, modules, functions, multiprocessors };
         gpu.load_all()?;
         Ok(Arc::new(gpu))
     }
@@ -245,29 +236,18 @@ impl Gpu {
         });
         let mut words: Vec<u64> = words.collect();
         let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: grid.0,
-            gridDimY: grid.1,
-            gridDimZ: grid.2,
-            blockDimX: block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shared_bytes,
-            hStream: self.stream.cu_stream(),
-            attrs: &raw mut early,
-            numAttrs: u32::from(self.begins_early),
-        };
-        // SAFETY: the caller vouches for the arguments, which live until the call is over. Beginning early is safe, as every
-        // kernel waits for the one before it (`begin` in cuda/numbers.cuh).
+        // SAFETY: the caller vouches for the arguments, which live until the call is over.
         unsafe {
-            sys::cuLaunchKernelEx(
-                &raw const config,
+            sys::cuLaunchKernel(
                 function.cu_function(),
+                grid.0,
+                grid.1,
+                grid.2,
+                block,
+                1,
+                1,
+                shared_bytes,
+                self.stream.cu_stream(),
                 pointers.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
@@ -287,13 +267,9 @@ impl Gpu {
                     // The driver may put it off to the first launch.
                     // SAFETY: the function is there.
                     unsafe { sys::cuFuncLoad(function.cu_function()) }.result()?;
-                    // Kernels that ask for different amounts of shared memory would wait for one another to leave a
-                    // multiprocessor.
-                    let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-                    function.set_attribute(carveout, ALL_SHARED)?;
                     Ok(function)
                 })?;
-                functions.entry(name).or_insert((function, COMMON_SHARED))
+                functions.entry(name).or_insert((function, 0))
             }
         };
         // Never less than before: another thread may be about to launch with that.

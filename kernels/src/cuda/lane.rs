@@ -55,7 +55,6 @@ impl Drop for Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::Dtype;
     use crate::cuda::checks::gpu;
 
     #[test]

@@ -1,10 +1,12 @@
 //! `y = x·Wᵀ + bias` for few lines, bound by reading the weights.
 
+use super::elementwise::code;
 use super::gpu::Arg;
 use super::sources::PRODUCT;
 use super::{Dtype, Gpu, GpuError, Slice};
+use crate::cpu::Activation;
 
-/// The most lines of a [`product`].
+/// The most lines of a [`product`] or a [`gated_product`].
 pub const FEW_LINES: usize = 64;
 
 /// k that warps share out among themselves; as in `cuda/tile.cuh`.
@@ -40,6 +42,23 @@ pub struct Product<'a> {
     pub outputs: usize,
 }
 
+/// A gate and what it lets through: `y = activation(x·Gᵀ + g) ⊙ (x·Uᵀ + u)`, with sums in f32, rounded only at the end.
+#[derive(Clone)]
+pub struct GatedProduct<'a> {
+    /// [lines, inputs], of 16-bit numbers.
+    pub x: &'a Slice,
+    /// [2 · outputs, inputs], of x's dtype: the rows of G, then those of U.
+    pub weight: &'a Slice,
+    /// `[2 · outputs]`, of x's dtype: g, then u.
+    pub bias: Option<&'a Slice>,
+    pub activation: Activation,
+    /// [lines, outputs], of x's dtype.
+    pub y: &'a Slice,
+    pub lines: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
 /// Where the parts of a product meet whose k is split over blocks. All products of a GPU can share one.
 pub struct ProductScratch {
     partials: Slice,
@@ -53,9 +72,17 @@ impl ProductScratch {
         let counters = Slice::of_u32(gpu, &[0; COUNTERS])?;
         Ok(Self { partials: Slice::new(gpu, Dtype::F32, len)?, counters })
     }
+
+    /// Checks that there is room for so many lines of `rows` sums, made by so many blocks.
+    fn check(&self, lines: usize, rows: usize, blocks: usize, splits: usize) {
+        if splits > 1 {
+            assert!(blocks <= COUNTERS, "{rows} outputs are too many to split");
+            assert!(self.partials.len() >= lines * rows * splits, "scratch is as long as it has to be");
+        }
+    }
 }
 
-/// How many numbers of scratch memory a product takes.
+/// How many numbers of scratch memory a product takes; a gated one as much as the plain one of all its rows.
 pub fn product_scratch_len(gpu: &Gpu, lines: usize, inputs: usize, outputs: usize) -> usize {
     match splits(gpu, inputs, outputs) {
         1 => 0,
@@ -106,16 +133,69 @@ pub fn product(gpu: &Gpu, product: &Product<'_>, scratch: &ProductScratch) -> Re
     let splits = splits(gpu, inputs, outputs);
     let kernel = Kernel::choose(gpu, product.x.dtype(), lines, outputs, splits);
     let blocks = outputs.div_ceil(kernel.rows);
-    if splits > 1 {
-        assert!(blocks <= COUNTERS, "{outputs} outputs are too many to split");
-        assert!(scratch.partials.len() >= lines * blocks * kernel.rows * splits, "scratch is as long as it has to be");
-    }
+    scratch.check(lines, blocks * kernel.rows, blocks, splits);
     let meeting = [&scratch.partials, &scratch.counters].map(Arg::slice);
     let numbers = [Arg::U32(lines as u32), inputs_arg, outputs_arg, pitch_arg, mode];
     let args = [&operands[..], &meeting, &numbers].concat();
     let grid = (blocks as u32, splits as u32, 1);
     // SAFETY: these are the arguments of the products of 16-bit numbers; shapes, scratch and alignment were checked.
     unsafe { gpu.launch(&PRODUCT, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
+}
+
+/// Whether there is a [`gated_product`] for so many lines of a dtype.
+pub fn gates(dtype: Dtype, lines: usize) -> bool {
+    matches!(dtype, Dtype::F16 | Dtype::Bf16) && lines <= FEW_LINES
+}
+
+/// Computes a gated product of what [`gates`]. What [`product`] asks of inputs and alignment holds here too, and so does what it
+/// promises: sums are those of the plain product of the same weights.
+///
+/// # Panics
+/// If a shape or a dtype does not fit.
+pub fn gated_product(gpu: &Gpu, product: &GatedProduct<'_>, scratch: &ProductScratch) -> Result<(), GpuError> {
+    product.check();
+    let GatedProduct { lines, inputs, outputs, .. } = *product;
+    if lines == 0 || outputs == 0 {
+        return Ok(());
+    }
+    let kernel = Kernel::gated(product.x.dtype(), lines);
+    let (rows, splits) = (2 * outputs, splits(gpu, inputs, 2 * outputs));
+    let blocks = rows.div_ceil(kernel.rows);
+    scratch.check(lines, blocks * kernel.rows, blocks, splits);
+    let args = [
+        Arg::slice(product.x),
+        Arg::slice(product.weight),
+        Arg::optional(product.bias),
+        Arg::slice(product.y),
+        Arg::slice(&scratch.partials),
+        Arg::slice(&scratch.counters),
+        Arg::count(lines),
+        Arg::count(inputs),
+        Arg::count(outputs),
+        code(product.activation),
+    ];
+    let grid = (blocks as u32, splits as u32, 1);
+    // SAFETY: these are the arguments of the gated products; shapes, scratch and alignment were checked.
+    unsafe { gpu.launch(&PRODUCT, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
+}
+
+impl GatedProduct<'_> {
+    /// Checks shapes and dtypes.
+    fn check(&self) {
+        let Self { lines, inputs, outputs, .. } = *self;
+        let dtype = self.x.dtype();
+        assert!(gates(dtype, lines), "{lines} lines of {dtype:?}: there is no gated product");
+        assert_eq!(self.x.len(), lines * inputs, "x is [lines, inputs]");
+        assert_eq!(self.weight.len(), 2 * outputs * inputs, "w is [2 · outputs, inputs]");
+        assert_eq!(self.weight.dtype(), dtype, "w is of x's dtype");
+        let bias_fits = |bias: &Slice| bias.len() == 2 * outputs && bias.dtype() == dtype;
+        assert!(self.bias.is_none_or(bias_fits), "bias is [2 · outputs]");
+        assert!(self.y.len() >= lines * outputs, "y is [lines, outputs]");
+        assert_eq!(self.y.dtype(), dtype, "y is of x's dtype");
+        assert!(outputs < 1 << 30 && inputs < 1 << 31, "numbers of a line can be counted");
+        assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
+        assert!(self.x.aligned() && self.weight.aligned(), "x and w are aligned to 16 bytes");
+    }
 }
 
 impl Product<'_> {
@@ -157,17 +237,19 @@ struct Kernel {
 impl Kernel {
     /// The most rows of a block that leave enough blocks: more rows mean that x is read less often.
     fn choose(gpu: &Gpu, dtype: Dtype, lines: usize, outputs: usize, splits: usize) -> Self {
-        let class = match lines {
-            0..=8 => 0,
-            9..=16 => 1,
-            17..=32 => 2,
-            _ => 3,
-        };
+        let class = class(lines);
         let names = if dtype == Dtype::F16 { F16_NAMES[class] } else { BF16_NAMES[class] };
         let fits = |&(_, rows): &(&str, usize)| fills(gpu, outputs.div_ceil(rows) * splits);
         let kernels = names.iter().copied().zip([16, 32, 64]);
         let (name, rows) = kernels.clone().rev().find(fits).unwrap_or((names[0], 16));
         Self { name, lines: 8 << class, rows }
+    }
+
+    /// The gated product's. Feed-forwards are wide: it comes in blocks of the most rows only.
+    fn gated(dtype: Dtype, lines: usize) -> Self {
+        let class = class(lines);
+        let names = if dtype == Dtype::F16 { GATED_F16_NAMES } else { GATED_BF16_NAMES };
+        Self { name: names[class], lines: 8 << class, rows: if class == 0 { 32 } else { 64 } }
     }
 
     fn threads(&self) -> u32 {
@@ -180,6 +262,16 @@ impl Kernel {
         let stages = 3 * self.lines * (step * 2 + 64);
         let sums = 4 * self.lines * (self.rows + 4) * 4;
         stages.max(sums) as u32
+    }
+}
+
+/// Which kernels have room for so many lines: those for `8 << class`.
+fn class(lines: usize) -> usize {
+    match lines {
+        0..=8 => 0,
+        9..=16 => 1,
+        17..=32 => 2,
+        _ => 3,
     }
 }
 
@@ -206,6 +298,12 @@ macro_rules! names {
 
 const F16_NAMES: Names = names!("f16");
 const BF16_NAMES: Names = names!("bf16");
+
+/// By lines.
+const GATED_F16_NAMES: [&str; 4] =
+    ["gated_product_f16_8", "gated_product_f16_16", "gated_product_f16_32", "gated_product_f16_64"];
+const GATED_BF16_NAMES: [&str; 4] =
+    ["gated_product_bf16_8", "gated_product_bf16_16", "gated_product_bf16_32", "gated_product_bf16_64"];
 
 #[cfg(test)]
 mod tests;

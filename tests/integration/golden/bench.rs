@@ -1,6 +1,6 @@
 //! A tiny base on the engine, with the adapters made for it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use repertoire::adapter::{Adapter, Lease, LeaseCount, Metadata, Package, ReadLimits, SiteMap, TokenCounter};

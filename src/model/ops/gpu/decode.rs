@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{Draw, Gpu, GpuError, Graph, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens};
+use repertoire_kernels::cuda::{Draw, Gpu, GpuError, Graph, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens, tiles};
 
 use crate::adapter::SiteMap;
 use crate::device::gpu_error;
@@ -16,10 +16,12 @@ use super::residents::Residents;
 use super::step::{Answer, Answered, Choices, Step};
 
 /// Numbers of rows that steps are captured for. Beyond them, and for rows that need more than a token, launches are made one by one.
-pub const SIZES: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, MOST_SLOT_LINES];
+pub const SIZES: [usize; 15] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256];
 
-/// u32 numbers of a row besides its blocks.
-const NUMBERS: usize = 5 + Draw::WORDS;
+/// u32 numbers of a row besides its blocks: five, how it draws, and a tile of its adapter's lines.
+const NUMBERS: usize = TILES + 3;
+/// Where the tiles begin.
+const TILES: usize = 5 + Draw::WORDS;
 
 /// The decode steps of one base.
 pub struct DecodeSteps {
@@ -33,7 +35,7 @@ pub struct DecodeSteps {
 struct Prepared {
     inputs: Inputs,
     staging: Pinned,
-    /// ids, positions, where tokens are stored, slots and lengths: [5, rows] u32; then `draws`.
+    /// ids, positions, where tokens are stored, slots and lengths: [5, rows] u32; then `draws`, and tiles [rows, 3].
     numbers: Slice,
     /// [rows, max_blocks] u32.
     table: Slice,
@@ -103,10 +105,12 @@ impl Prepared {
     fn new(gpu: &Arc<Gpu>, sites: &SiteMap, rows: usize) -> std::result::Result<Self, GpuError> {
         let max_blocks = sites.context.div_ceil(BLOCK_TOKENS);
         let all = Slice::of_u32(gpu, &vec![0; NUMBERS * rows])?;
-        let (numbers, draws) = (all.part(0..5 * rows), all.part(5 * rows..NUMBERS * rows));
+        let (numbers, draws) = (all.part(0..5 * rows), all.part(5 * rows..TILES * rows));
+        let tiles = (rows > MOST_SLOT_LINES).then(|| all.part(TILES * rows..NUMBERS * rows));
         let table = Slice::of_u32(gpu, &vec![0; rows * max_blocks])?;
         let [ids, positions, store, slots, lengths] = [0, 1, 2, 3, 4].map(|i| numbers.part(i * rows..(i + 1) * rows));
-        let lines = || Lines { count: rows, slots: slots.clone(), tiles: None, replaced: vec![], adapted: false };
+        let lines =
+            || Lines { count: rows, slots: slots.clone(), tiles: tiles.clone(), replaced: vec![], adapted: false };
         let inputs = Inputs {
             ids,
             positions,
@@ -137,12 +141,17 @@ impl Prepared {
             };
             numbers.into_iter().enumerate().for_each(|(i, number)| staging[i * rows + row] = number);
         }
-        for (row, words) in staging[5 * rows..NUMBERS * rows].chunks_exact_mut(Draw::WORDS).enumerate() {
+        for (row, words) in staging[5 * rows..TILES * rows].chunks_exact_mut(Draw::WORDS).enumerate() {
             match batch.rows.get(row) {
                 Some(row) => words.copy_from_slice(&drawn(row)),
                 None => Draw::GREEDY.write(words),
             }
         }
+        // As many tiles as rows, whatever they hold: those without lines are nobody's.
+        let tiles = tiles(&staging[3 * rows..4 * rows]);
+        let (used, unused) = staging[TILES * rows..NUMBERS * rows].split_at_mut(tiles.len());
+        used.copy_from_slice(&tiles);
+        unused.fill(0);
         let width = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0).min(self.max_blocks);
         let tables = staging[NUMBERS * rows..].chunks_mut(width.max(1)).zip(&batch.rows);
         tables.for_each(|(table, row)| table.iter_mut().zip(&row.blocks).for_each(|(to, block)| *to = block.0));

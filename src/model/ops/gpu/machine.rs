@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use repertoire_kernels::cuda::{
-    Dtype, FEW_LINES, Gemm, Gpu, GpuError, KvStore, Product, ProductScratch, product, product_scratch_len,
+    Dtype, FEW_LINES, GatedProduct, Gemm, Gpu, GpuError, KvStore, Product, ProductScratch, gated_product, product,
+    product_scratch_len,
 };
 
 use crate::adapter::SiteMap;
@@ -43,6 +44,11 @@ impl Machine {
             gemm: Gemm::new(gpu)?,
             scratch: ProductScratch::new(gpu, scratch.unwrap_or(0))?,
         })
+    }
+
+    /// Computes a gated product.
+    pub fn gated(&self, call: &GatedProduct<'_>) -> Result<(), GpuError> {
+        gated_product(&self.gpu, call, &self.scratch)
     }
 
     /// Computes a product, by the kernel that suits its lines.

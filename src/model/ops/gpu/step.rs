@@ -174,6 +174,14 @@ impl Ops for Step<'_> {
         Ok(Matrix::of_activations(out))
     }
 
+    fn gated(&mut self, x: &Matrix, sites: [&Linear; 2], activation: Activation) -> Result<Matrix> {
+        if let Some(y) = self.gated_at_once(x.activations(), sites, activation)? {
+            return Ok(Matrix::of_activations(y));
+        }
+        let [gate, up] = self.linear_group(x, sites)?;
+        self.gate(gate, up, activation)
+    }
+
     fn gate(&mut self, gated: Matrix, up: Matrix, activation: Activation) -> Result<Matrix> {
         let (gated, up) = (gated.activations(), up.activations());
         let out = self.activations(gated.width())?;

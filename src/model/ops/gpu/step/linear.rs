@@ -1,7 +1,10 @@
 //! Linear sites with the adapters of a step.
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{Dtype, Expansion, Product, Sites, Slice, Store, Table, expand, rescale_inputs, shrink};
+use repertoire_kernels::cpu::Activation;
+use repertoire_kernels::cuda::{
+    Dtype, Expansion, GatedProduct, Product, Sites, Slice, Store, Table, expand, gates, rescale_inputs, shrink,
+};
 
 use crate::device::Weight;
 use crate::model::layers::Linear;
@@ -61,6 +64,23 @@ impl Step<'_> {
             from += width;
             y.columns(from - width..from)
         }))
+    }
+
+    /// `activation(gate(x)) ⊙ up(x)` in one launch, where no adapter changes the sites and a kernel does that.
+    pub(super) fn gated_at_once(&self, x: &Part, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
+        let Lines { count: lines, adapted, .. } = self.inputs.tokens;
+        let patched = adapted && sites.iter().any(|layer| self.residents.table(layer.site).is_some());
+        let plain = sites.iter().all(|layer| layer.bias.is_none());
+        let weight = Weight::joined(&sites.map(|layer| &layer.weight));
+        let (Some(weight), true) = (weight, gates(self.machine.dtype, lines) && plain && !patched) else {
+            return Ok(None);
+        };
+        let (inputs, outputs) = (x.width(), sites[0].weight.dims()[0]);
+        let y = self.activations(outputs)?;
+        let (x, weight, y_slice) = (x.slice(), &weight, y.slice());
+        let product = GatedProduct { x, weight, bias: None, activation, y: y_slice, lines, inputs, outputs };
+        self.machine.gated(&product).map_err(gpu)?;
+        Ok(Some(y))
     }
 
     /// Adds to a sum what a site makes of x.
