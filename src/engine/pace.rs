@@ -39,6 +39,17 @@ pub struct Pace {
     alone: Option<f64>,
     /// Prompt tokens of the last step that had any.
     last: usize,
+    /// Known of a model that was warmed up.
+    rate: Option<Rate>,
+}
+
+/// What prompts add to a step that decodes on a device where a step's first token costs much and its next ones little.
+#[derive(Debug)]
+struct Rate {
+    /// Seconds of each token in a large step.
+    token: f64,
+    /// Seconds before the first, as measured.
+    first: Option<f64>,
 }
 
 impl Pace {
@@ -47,6 +58,7 @@ impl Pace {
         let mut pace = Self::default();
         if let Some(Warm { tokens, took }) = warm {
             pace.note(0, tokens, took);
+            pace.rate = Some(Rate { token: took.as_secs_f64() / tokens.max(1) as f64, first: None });
         }
         pace
     }
@@ -62,9 +74,14 @@ impl Pace {
         let Some(step) = self.decode.filter(|_| self.mixed < if others { MIXED_OTHERS } else { MIXED }) else {
             return 0;
         };
-        let Some(token) = self.added.or(self.alone) else { return UNKNOWN };
         let share = step * SHARE;
         let time = (share * prompts as f64 / decoding as f64).min(UNDISTURBED).max(share);
+        if let Some(Rate { token, first }) = self.rate {
+            // Tokens that take less than what comes before the first disturb as much for less.
+            let first = first.unwrap_or(0.0);
+            return (((time - first).max(first) / token) as usize).clamp(LEAST, most);
+        }
+        let Some(token) = self.added.or(self.alone) else { return UNKNOWN };
         ((time / token) as usize).clamp(LEAST, most)
     }
 
@@ -88,6 +105,9 @@ impl Pace {
                 // Noise may make a fuller step look faster; a token never costs nothing.
                 let added = (took - self.decode.unwrap_or(0.0)).max(took * 0.1);
                 self.added = mixed(self.added.or(self.alone), added / tokens as f64);
+                if let Some(Rate { token, first }) = &mut self.rate {
+                    *first = mixed(*first, (added - *token * tokens as f64).max(0.0));
+                }
             }
         }
     }
@@ -176,6 +196,22 @@ mod tests {
         let tokens = SMALL.run(&mut pace, 32, 100);
         let right = SHARE * (20.0 + 96.0) / 2.0;
         assert!((0.6 * right..1.5 * right).contains(&(tokens as f64)), "{tokens}, {right} would be right");
+    }
+
+    #[test]
+    fn where_the_first_token_costs_much_pieces_are_large() {
+        // 2 ms more whenever there is a prompt, and 4 µs for each of its tokens.
+        let took = |decoding: usize, tokens: usize| {
+            let first = if tokens > 0 { 2.0 } else { 0.0 };
+            Duration::from_secs_f64((2.0 + 0.01 * decoding as f64 + first + 0.004 * tokens as f64) / 1000.0)
+        };
+        let mut pace = Pace::new(Some(Warm { tokens: 8192, took: took(0, 8192) }));
+        for _ in 0..60 {
+            let tokens = pace.prompt_tokens(31, 1);
+            pace.note(31, tokens, took(31, tokens));
+        }
+        let tokens = (0..3).map(|_| pace.prompt_tokens(31, 1)).max().unwrap();
+        assert!((300..=700).contains(&tokens), "{tokens}");
     }
 
     #[test]
