@@ -112,8 +112,9 @@ __device__ __forceinline__ void expand_tiles(
     }
 }
 
-#define EXPAND(name, kind, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256) name(                                                          \
+// Of four blocks on a multiprocessor, 32 adapters at a site of 4,096 columns need one round.
+#define EXPAND(name, kind, T, blocks)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(256, blocks) name(                                                          \
         const float* h, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,     \
         const Entry* table3, uint32_t slots, const float* base, const T* bias, void* y, int lines, int h_pitch, int outputs0,        \
         int outputs1, int outputs2, int outputs3, int pitch, uint32_t mode) {                                        \
@@ -127,12 +128,12 @@ __device__ __forceinline__ void expand_tiles(
             bias ? bias + skipped : bias, to, lines, h_pitch, outputs, pitch, mode);                                 \
     }
 
-EXPAND(expand_slots_f32, expand_slots, float)
-EXPAND(expand_slots_f16, expand_slots, f16)
-EXPAND(expand_slots_bf16, expand_slots, bf16)
-EXPAND(expand_tiles_f32, expand_tiles, float)
-EXPAND(expand_tiles_f16, expand_tiles, f16)
-EXPAND(expand_tiles_bf16, expand_tiles, bf16)
+EXPAND(expand_slots_f32, expand_slots, float, 4)
+EXPAND(expand_slots_f16, expand_slots, f16, 4)
+EXPAND(expand_slots_bf16, expand_slots, bf16, 4)
+EXPAND(expand_tiles_f32, expand_tiles, float, 1)
+EXPAND(expand_tiles_f16, expand_tiles, f16, 1)
+EXPAND(expand_tiles_bf16, expand_tiles, bf16, 1)
 
 // scaled [lines, inputs] = x ⊙ rescale_in of each line's slot, or x where it has none: grid [chunks of 256, lines].
 template <typename T>

@@ -239,12 +239,6 @@ __device__ __forceinline__ void expand(
     __shared__ float sums[RUN][EXPAND_COLUMNS];
     const int first = blockIdx.x * EXPAND_COLUMNS, column = first + threadIdx.x;
     if (first >= outputs) return;
-    // All under way before anything waits for one of them.
-    float bases[RUN];
-#pragma unroll
-    for (int line = 0; line < RUN; line++) {
-        bases[line] = line < lines && column < outputs ? base[static_cast<size_t>(line) * pitch + column] : 0.0f;
-    }
     if (entry.rank != 0) {
         // Lines of a run that are not there are zeros.
         for (int i = threadIdx.x; i < (lines == 1 ? 1 : RUN) * MOST_RANK; i += EXPAND_COLUMNS) {
@@ -265,10 +259,22 @@ __device__ __forceinline__ void expand(
     }
     if (column < outputs) {
         const Finish<T> finish(entry, bias, column);
+        // Four loads are under way before anything waits for one of them.
+        constexpr int AT_ONCE = 4;
+#pragma unroll 1
+        for (int from = 0; from < lines; from += AT_ONCE) {
+            float numbers[AT_ONCE];
 #pragma unroll
-        for (int line = 0; line < RUN; line++) {
-            const float number = entry.rank != 0 ? bases[line] + sums[line][threadIdx.x] : bases[line];
-            if (line < lines) put<T>(y, static_cast<size_t>(line) * pitch + column, finish(number), mode);
+            for (int i = 0; i < AT_ONCE; i++) {
+                numbers[i] = from + i < lines ? base[static_cast<size_t>(from + i) * pitch + column] : 0.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (from + i < lines) {
+                    const float number = entry.rank != 0 ? numbers[i] + sums[from + i][threadIdx.x] : numbers[i];
+                    put<T>(y, static_cast<size_t>(from + i) * pitch + column, finish(number), mode);
+                }
+            }
         }
     }
     __syncthreads();

@@ -10,7 +10,7 @@ use crate::adapter::SiteMap;
 use crate::device::gpu_error;
 use crate::model::{BLOCK_TOKENS, Batch, Body, Output};
 
-use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, Tokens, drawn, stored_at};
+use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, SHORT, Tokens, drawn, stored_at};
 use super::machine::Machine;
 use super::residents::Residents;
 use super::step::{Answer, Answered, Choices, Step};
@@ -45,8 +45,8 @@ struct Prepared {
     virtual_tokens: bool,
     /// How tokens are drawn, [rows, Draw::WORDS] u32.
     draws: Slice,
-    /// By whether adapters change something, and whether tokens are drawn.
-    captured: HashMap<(bool, bool), Captured>,
+    /// By whether adapters change something, whether tokens are drawn, and whether all rows are short.
+    captured: HashMap<(bool, bool, bool), Captured>,
 }
 
 struct Captured {
@@ -116,7 +116,7 @@ impl Prepared {
             positions,
             virtual_tokens: Some(VirtualTokens::new(gpu, rows, sites.hidden)?),
             tokens: lines(),
-            rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks },
+            rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks, short: true },
             chosen: Some(Asked { lines: None, whose: lines() }),
             draws: None,
             scored: None,
@@ -180,9 +180,14 @@ impl Prepared {
         let patched = |adapter: &crate::adapter::Adapter| !adapter.patches.is_empty();
         let adapted = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(patched);
         let drawn = batch.rows.iter().any(|row| row.draw.is_some());
+        let all_short = batch.rows.iter().all(|row| row.start < SHORT);
+        let kind = (adapted, drawn, all_short);
         let shape = if adapted { residents.shape() } else { 0 };
-        if let Some(captured) = self.captured.get(&(adapted, drawn)).filter(|captured| captured.shape == shape) {
+        if let Some(captured) = self.captured.get(&kind).filter(|captured| captured.shape == shape) {
             return captured.launch();
+        }
+        if let Rows::Decode { short, .. } = &mut self.inputs.rows {
+            *short = all_short;
         }
         self.inputs.tokens.adapted = adapted;
         self.inputs.chosen.iter_mut().for_each(|asked| asked.whose.adapted = adapted);
@@ -199,7 +204,7 @@ impl Prepared {
             (Ok(graph), Some(answer)) => {
                 let captured = Captured { shape, graph, logits: answer.logits.map(|logits| logits.place()) };
                 let answer = captured.launch();
-                self.captured.insert((adapted, drawn), captured);
+                self.captured.insert(kind, captured);
                 answer
             }
             (graph, _) => {

@@ -20,6 +20,9 @@ pub use lines::Lines;
 pub use made::Tokens;
 use staged::Staged;
 
+/// Tokens that one block attends to sooner than several that have to meet.
+pub const SHORT: usize = 512;
+
 /// A line that is nowhere: padding, or a token that is not stored.
 pub const NOWHERE: u32 = u32::MAX;
 
@@ -50,6 +53,8 @@ pub enum Rows {
         /// [rows, max_blocks] u32.
         table: Slice,
         max_blocks: usize,
+        /// Whether no row has more than [`SHORT`] tokens.
+        short: bool,
     },
     /// Any number of tokens.
     Prefill {

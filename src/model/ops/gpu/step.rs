@@ -137,9 +137,9 @@ impl Ops for Step<'_> {
         let on_gpu = heads_of(heads);
         let written = |at| rotate_store(device, query, key, value, on_gpu, rotary, Some((&layer, at))).map_err(gpu);
         match &self.inputs.rows {
-            Rows::Decode { store, lengths, table, max_blocks } => {
+            Rows::Decode { store, lengths, table, max_blocks, short } => {
                 written(store)?;
-                let splits = self.splits(heads);
+                let splits = if *short { 1 } else { self.splits(heads) };
                 let scratch = decode_scratch_len(self.lines(), splits, on_gpu);
                 let scratch = (scratch > 0).then(|| self.memory(Dtype::F32, scratch)).transpose()?;
                 let scratch = scratch.as_ref().map(Memory::slice);
