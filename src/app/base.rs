@@ -78,9 +78,9 @@ fn open_gpu(config: &BaseConfig) -> Result<Option<Arc<Gpu>>> {
     };
     match Gpu::open(ordinal) {
         Ok(gpu) => Ok(Some(gpu)),
-        Err(error) if config.device != DeviceName::Auto => {
-            Err(error).with_context(|| format!("base {}: device {}", config.name, config.device))
-        }
+        Err(error) if config.device != DeviceName::Auto => Err(error).with_context(|| {
+            format!("base {}: device {} (\"auto\" is the CPU where there is no GPU)", config.name, config.device)
+        }),
         Err(GpuError::NotBuilt | GpuError::NoDriver | GpuError::NoDevice { .. }) => Ok(None),
         Err(error) => {
             tracing::warn!(base = config.name, %error, "there is a GPU that cannot be used; the base runs on the CPU");
