@@ -1,7 +1,7 @@
 // A token drawn from each row of logits [rows, vocabulary]: temperature, top-k, top-p, min-p, then a walk over the ids.
 //
 // Four launches, each with a block for every part of every row; what a row asks for decides only how early its blocks leave.
-//   sample_parts    the highest logit and the sum of exp of each part, as in choose.cu
+//   sample_parts    the highest logit and the sum of exp of each part, as choose.cu finds them
 //   sample_buckets  a row that takes its highest logit is done; else counts and weights by score, in buckets, of which those
 //                   are found that hold the edges of top-k and top-p
 //   sample_edges    what is in these buckets, and there the edges themselves
@@ -9,122 +9,7 @@
 //
 // What blocks add to each other's numbers is integers, weights too: the order in which they come never matters. The last of a
 // row to come goes on with what all have written.
-#include "numbers.cuh"
-
-using u64 = unsigned long long;
-
-// Logits of a part.
-constexpr int PART = 8192;
-// Threads of sample_parts, and logits of each: as in choose.cu, whose numbers a row that takes its highest logit has to have.
-constexpr int FIRST_THREADS = 256;
-constexpr int FIRST_EACH = PART / FIRST_THREADS;
-constexpr int THREADS = 512;
-constexpr int EACH = PART / THREADS;
-
-constexpr int BUCKETS = 2048;
-constexpr int OWN_BUCKETS = BUCKETS / THREADS;
-// Places that are listed; of a row with more in its buckets of edges, all logits are read again.
-constexpr uint32_t LISTED = 4096;
-constexpr int BINS = 256;
-
-// This much below the highest score, in nats, is nothing: it weighs less than one of 2³⁶.
-constexpr float FAR = 25.0f;
-constexpr uint32_t NONE = 0xffffffffu;
-
-// How a row draws, as Draw::write packs it.
-struct Draw {
-    // 0: the highest logit, and nothing else counts.
-    float temperature;
-    // 0: all.
-    uint32_t top_k;
-    // 1 - top_p, which the last ones may weigh together; 0: they stay.
-    float dropped;
-    float min_p;
-    // From 0 to 1, in 2³² steps.
-    uint32_t uniform;
-
-    __device__ bool draws() const { return temperature > 0.0f; }
-    __device__ bool has_edges() const { return top_k > 0 || dropped > 0.0f; }
-};
-
-// What is known of a row so far.
-struct State {
-    // The highest logit, where it is, and the logarithm of the sum of exp(logit - highest).
-    float highest;
-    float log;
-    uint32_t at;
-    // Whether its token is still to be drawn.
-    uint32_t draws;
-    // The highest score, and buckets per nat below it.
-    float top;
-    float fine;
-    // Whether an edge is still to be found.
-    uint32_t searches;
-    // The bucket with the edge of top-k, if there is one; the edge is the rank-th in it, and what is before it weighs this.
-    uint32_t k_bucket;
-    u64 k_before;
-    uint32_t k_rank;
-    // Buckets of which one has the edge of top-p.
-    uint32_t p_first;
-    uint32_t p_last;
-    // How many places are in those buckets.
-    uint32_t listed;
-    // How many blocks have come to the end of each launch but the first.
-    uint32_t arrived[3];
-    uint32_t nothing;
-    // The last place that is kept by top-k and top-p.
-    u64 edge;
-};
-
-struct Row {
-    State state;
-    u64 weights[BUCKETS];
-    u64 places[LISTED];
-    uint32_t counts[BUCKETS];
-};
-// The host counts on it; what follows the rows is aligned.
-static_assert(sizeof(Row) == 57424 && sizeof(Row) % 16 == 0, "the size of a row");
-
-// [rows], then [rows, parts] of highest, bits of where, sum, lowest; then [rows, parts] of weights.
-struct Scratch {
-    Row* rows;
-    float4* parts;
-    u64* weights;
-};
-
-__device__ __forceinline__ Scratch scratch_at(void* memory) {
-    const size_t rows = gridDim.y, parts = gridDim.x;
-    Scratch scratch;
-    scratch.rows = static_cast<Row*>(memory);
-    scratch.parts = reinterpret_cast<float4*>(scratch.rows + rows);
-    scratch.weights = reinterpret_cast<u64*>(scratch.parts + rows * parts);
-    return scratch;
-}
-
-__device__ __forceinline__ size_t in_parts() { return static_cast<size_t>(blockIdx.y) * gridDim.x; }
-
-// The highest of some numbers, and where it is.
-struct Best {
-    float highest;
-    uint32_t at;
-};
-
-__device__ __forceinline__ bool beats(float number, uint32_t at, const Best& best) {
-    return number > best.highest || (number == best.highest && at < best.at);
-}
-
-// exp(a - b) where b is the higher; 1 if they are equal, even if infinite.
-__device__ __forceinline__ float fade(float a, float b) { return a == b ? 1.0f : expf(a - b); }
-
-// The best of a warp's, for every lane.
-__device__ __forceinline__ Best best_of_warp(Best best) {
-    for (int apart = 16; apart > 0; apart /= 2) {
-        const float highest = __shfl_xor_sync(ALL_LANES, best.highest, apart);
-        const uint32_t at = __shfl_xor_sync(ALL_LANES, best.at, apart);
-        if (beats(highest, at, best)) best = Best{highest, at};
-    }
-    return best;
-}
+#include "sample_buckets.cuh"
 
 __device__ __forceinline__ float lowest_of_warp(float lowest) {
     for (int apart = 16; apart > 0; apart /= 2) lowest = fminf(lowest, __shfl_xor_sync(ALL_LANES, lowest, apart));
@@ -132,70 +17,38 @@ __device__ __forceinline__ float lowest_of_warp(float lowest) {
 }
 
 // Grid [parts, rows]. Also clears what the launches after it add to.
-extern "C" __global__ void __launch_bounds__(FIRST_THREADS)
+extern "C" __global__ void __launch_bounds__(PART_THREADS)
     sample_parts(const float* logits, const Draw* draws, void* memory, int vocabulary) {
-    __shared__ Best warps[FIRST_THREADS / 32];
-    __shared__ float sums[FIRST_THREADS / 32];
-    __shared__ float lows[FIRST_THREADS / 32];
+    __shared__ float lows[PART_THREADS / 32];
     const Scratch scratch = scratch_at(memory);
     const Draw draw = draws[blockIdx.y];
     Row& known = scratch.rows[blockIdx.y];
     if (draw.draws()) {
-        const int self = blockIdx.x * FIRST_THREADS + threadIdx.x;
+        const int self = blockIdx.x * PART_THREADS + threadIdx.x;
         if (self == 0) {
             known.state.listed = 0;
             for (uint32_t& arrived : known.state.arrived) arrived = 0;
         }
-        for (int i = self; draw.has_edges() && i < BUCKETS; i += gridDim.x * FIRST_THREADS) {
+        for (int i = self; draw.has_edges() && i < BUCKETS; i += gridDim.x * PART_THREADS) {
             known.counts[i] = 0;
             known.weights[i] = 0;
         }
     }
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float* row = logits + static_cast<size_t>(blockIdx.y) * vocabulary;
-    const int first = blockIdx.x * PART + threadIdx.x;
-    const float nothing = -INFINITY;
-    float numbers[FIRST_EACH];
-#pragma unroll
-    for (int i = 0; i < FIRST_EACH; i++) {
-        const int at = first + i * FIRST_THREADS;
-        numbers[i] = at < vocabulary ? row[at] : nothing;
-    }
-    // Padding never wins: it lies behind numbers that are at least as high.
-    Best best = {numbers[0], static_cast<uint32_t>(first)};
+    float numbers[PART_EACH];
+    const Seen seen = look_at_part(logits + static_cast<size_t>(blockIdx.y) * vocabulary, vocabulary, numbers);
+    // What is banned says nothing of how far the others are apart.
     float lowest = INFINITY;
 #pragma unroll
-    for (int i = 0; i < FIRST_EACH; i++) {
-        if (numbers[i] > best.highest) best = Best{numbers[i], static_cast<uint32_t>(first + i * FIRST_THREADS)};
-        // What is banned says nothing of how far the others are apart.
-        if (numbers[i] > nothing) lowest = fminf(lowest, numbers[i]);
+    for (int i = 0; i < PART_EACH; i++) {
+        if (numbers[i] > -INFINITY) lowest = fminf(lowest, numbers[i]);
     }
-    best = best_of_warp(best);
     lowest = lowest_of_warp(lowest);
-    if (lane == 0) {
-        warps[warp] = best;
-        lows[warp] = lowest;
-    }
-    __syncthreads();
-    best = warps[0];
-    for (int i = 1; i < FIRST_THREADS / 32; i++) {
-        if (beats(warps[i].highest, warps[i].at, best)) best = warps[i];
-    }
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < FIRST_EACH; i++) {
-        if (first + i * FIRST_THREADS < vocabulary) sum += fade(numbers[i], best.highest);
-    }
-    sum = lanes_sum<WARP>(sum);
-    if (lane == 0) sums[warp] = sum;
+    if (threadIdx.x % 32 == 0) lows[threadIdx.x / 32] = lowest;
     __syncthreads();
     if (threadIdx.x != 0) return;
-    sum = sums[0];
-    for (int i = 1; i < FIRST_THREADS / 32; i++) {
-        sum += sums[i];
-        lowest = fminf(lowest, lows[i]);
-    }
-    scratch.parts[in_parts() + blockIdx.x] = make_float4(best.highest, __uint_as_float(best.at), sum, lowest);
+    for (int i = 1; i < PART_THREADS / 32; i++) lowest = fminf(lowest, lows[i]);
+    scratch.parts[in_parts() + blockIdx.x] =
+        make_float4(seen.best.highest, __uint_as_float(seen.best.at), seen.sum, lowest);
 }
 
 // All parts of a row together.
@@ -222,170 +75,6 @@ __device__ __forceinline__ Whole whole_of(const float4* parts, int count) {
     for (int i = lane; i < count; i += 32) sum += parts[i].z * fade(parts[i].x, best.highest);
     sum = lanes_sum<WARP>(sum);
     return Whole{best.highest, best.at == NONE ? 0 : best.at, logf(sum), lowest_of_warp(lowest)};
-}
-
-// Where a row's results go.
-struct Results {
-    uint32_t* tokens;
-    float* logprobs;
-    float* logsumexps;
-
-    __device__ void put(uint32_t token, float logprob, float logsumexp) const {
-        tokens[blockIdx.y] = token;
-        logprobs[blockIdx.y] = logprob;
-        logsumexps[blockIdx.y] = logsumexp;
-    }
-};
-
-// A place in the order of a row: the higher score first, the lower id first of equals.
-__device__ __forceinline__ u64 place_of(float score, uint32_t id) {
-    // Adding zero turns -0 into 0: the two are equal scores.
-    const uint32_t bits = __float_as_uint(score + 0.0f);
-    const uint32_t up = bits >> 31 ? ~bits : bits | 0x80000000u;
-    return static_cast<u64>(~up) << 32 | id;
-}
-
-__device__ __forceinline__ float score_at(u64 place) {
-    const uint32_t up = ~static_cast<uint32_t>(place >> 32);
-    return __uint_as_float(up >> 31 ? up & 0x7fffffffu : ~up);
-}
-
-// A weight from 0 to 1 in two parts, of which a part of a row can be summed in 32 bits: high steps of 2⁻¹⁸, low ones of 2⁻³⁶,
-// or 2⁻³³ where a whole row of the former would not fit in 64.
-struct Weight {
-    uint32_t high;
-    uint32_t low;
-};
-
-constexpr int HIGH_BITS = 18;
-__device__ __forceinline__ int low_bits(int vocabulary) { return vocabulary < 1 << 27 ? 18 : 15; }
-
-__device__ __forceinline__ Weight split(float weight, int low_bits) {
-    const float steps = weight * (1 << HIGH_BITS);
-    const uint32_t high = __float2uint_rz(steps);
-    return Weight{high, __float2uint_rn((steps - static_cast<float>(high)) * static_cast<float>(1 << low_bits))};
-}
-
-__device__ __forceinline__ u64 joined(u64 high, u64 low, int low_bits) { return (high << low_bits) + low; }
-
-// How scores are made of a row's logits, and what they weigh.
-struct Scores {
-    float temperature;
-    float top;
-    float fine;
-    int low_bits;
-
-    __device__ float score(float logit) const { return logit / temperature; }
-    // How far below the highest score, in nats.
-    __device__ float below(float score) const { return top - score; }
-    __device__ static bool counts(float below) { return below <= FAR; }
-    // Of two scores, the higher one is in the same bucket or one before.
-    __device__ uint32_t bucket(float below) const {
-        return min(__float2uint_rz(below * fine), static_cast<uint32_t>(BUCKETS - 1));
-    }
-    __device__ uint32_t bucket_at(u64 place) const { return bucket(below(score_at(place))); }
-    __device__ u64 weight(float weight) const {
-        const Weight parts = split(weight, low_bits);
-        return joined(parts.high, parts.low, low_bits);
-    }
-    __device__ u64 weight_at(u64 place) const { return weight(expf(-below(score_at(place)))); }
-};
-
-// The sum of x over the threads up to this one, and over all.
-struct Sums {
-    u64 through;
-    u64 all;
-};
-
-__device__ __forceinline__ Sums block_sums(u64 x) {
-    __shared__ u64 warps[THREADS / 32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int apart = 1; apart < 32; apart *= 2) {
-        const u64 before = __shfl_up_sync(ALL_LANES, x, apart);
-        if (lane >= apart) x += before;
-    }
-    // Whoever still reads the sums of a call before.
-    __syncthreads();
-    if (lane == 31) warps[warp] = x;
-    __syncthreads();
-    Sums sums = {x, 0};
-    for (int i = 0; i < THREADS / 32; i++) {
-        if (i < warp) sums.through += warps[i];
-        sums.all += warps[i];
-    }
-    return sums;
-}
-
-// The lowest x of all threads.
-__device__ __forceinline__ uint32_t block_lowest(uint32_t x) {
-    __shared__ uint32_t lowest;
-    __syncthreads();
-    if (threadIdx.x == 0) lowest = NONE;
-    __syncthreads();
-    x = __reduce_min_sync(ALL_LANES, x);
-    if (threadIdx.x % 32 == 0) atomicMin(&lowest, x);
-    __syncthreads();
-    return lowest;
-}
-
-// Whether this block is the last of its row to come here. It then sees what the others have written, if it reads past its own
-// cache.
-__device__ __forceinline__ bool comes_last(uint32_t* arrived) {
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(arrived, 1u) == gridDim.x - 1;
-    __syncthreads();
-    __threadfence();
-    return last;
-}
-
-// A thread's share of what is in a row's buckets.
-struct Share {
-    u64 before;
-    u64 each[OWN_BUCKETS];
-    // In all buckets.
-    u64 all;
-};
-
-template <typename T> __device__ __forceinline__ Share share_of(const T* buckets) {
-    Share share;
-    u64 sum = 0;
-#pragma unroll
-    for (int i = 0; i < OWN_BUCKETS; i++) {
-        share.each[i] = __ldcg(buckets + threadIdx.x * OWN_BUCKETS + i);
-        sum += share.each[i];
-    }
-    const Sums sums = block_sums(sum);
-    share.before = sums.through - sum;
-    share.all = sums.all;
-    return share;
-}
-
-// A bucket, and what is in those before it, and with it.
-struct Found {
-    uint32_t bucket;
-    u64 before;
-    u64 through;
-};
-
-// The first bucket of which `is(bucket, what is in it and those before)`.
-template <typename Is> __device__ __forceinline__ Found first_bucket(const Share& share, Is is) {
-    __shared__ Found first;
-    Found found = {NONE, 0, 0};
-    u64 before = share.before;
-#pragma unroll
-    for (int i = 0; i < OWN_BUCKETS; i++) {
-        const uint32_t bucket = threadIdx.x * OWN_BUCKETS + i;
-        const u64 through = before + share.each[i];
-        if (found.bucket == NONE && is(bucket, through)) found = Found{bucket, before, through};
-        before = through;
-    }
-    const uint32_t lowest = block_lowest(found.bucket);
-    if (lowest == NONE) return Found{NONE, 0, 0};
-    if (found.bucket == lowest) first = found;
-    __syncthreads();
-    return first;
 }
 
 // Whether the best hold enough for top-p, so that what follows them is dropped. Share::is_held in nucleus.rs is the same.

@@ -4,7 +4,7 @@ use super::gpu::{Arg, instance};
 use super::sources::CHOOSE;
 use super::{Dtype, Gpu, GpuError, Slice};
 
-/// Logits of a part; as in `cuda/choose.cu`.
+/// Logits of a part; as in `cuda/choose.cuh`.
 const PART: usize = 8192;
 
 /// What was chosen.

@@ -4,7 +4,7 @@ use super::gpu::Arg;
 use super::sources::SAMPLE;
 use super::{Choice, Dtype, Gpu, GpuError, Slice};
 
-/// Logits of a part; as in `cuda/sample.cu`.
+/// Logits of a part; as in `cuda/choose.cuh`.
 const PART: usize = 8192;
 /// Threads of the first launch; as there.
 const FIRST_THREADS: u32 = 256;
@@ -37,7 +37,7 @@ impl Draw {
     /// Takes the highest logit.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, uniform: 0.0 };
 
-    /// Writes what [`sample`] reads: `Draw` of `cuda/sample.cu`.
+    /// Writes what [`sample`] reads: `Draw` of `cuda/sample_row.cuh`.
     ///
     /// # Panics
     /// If there are not [`WORDS`](Self::WORDS).
