@@ -64,9 +64,14 @@ impl Worker {
     pub fn run(mut self) {
         while self.listen() {
             self.drop_the_unwanted();
-            self.let_in();
             // A panic in our own bookkeeping fails what is inside; the engine starts over and lives on.
-            if self.groups.len() > self.arriving.len() && catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
+            let gone_on = catch_unwind(AssertUnwindSafe(|| {
+                self.let_in();
+                if self.groups.len() > self.arriving.len() {
+                    self.step();
+                }
+            }));
+            if gone_on.is_err() {
                 self.start_over();
             }
             self.note();
@@ -104,7 +109,8 @@ impl Worker {
         let Self { model, groups, scheduler, shared, .. } = self;
         self.arriving.retain(|id| {
             let Some(group) = groups.get_mut(id) else { return false };
-            let arrived = group.adapter.as_ref().map_or(Ok(true), |lease| model.call(lease.adapter()));
+            let idle = scheduler.running() + scheduler.waiting() == 0;
+            let arrived = group.adapter.as_ref().map_or(Ok(true), |lease| model.call(lease.adapter(), idle));
             match arrived {
                 Ok(false) => return true,
                 Ok(true) => {

@@ -33,8 +33,8 @@ pub trait BaseModel: Send {
     fn draws(&self) -> bool;
 
     /// Begins to bring an adapter to the base's device, where it is not, while steps go on; answers whether it is there. A step
-    /// with an adapter that is not waits for it.
-    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<bool>;
+    /// with an adapter that is not waits for it. `idle`: no other request is under way, and adapters of earlier ones may make room.
+    fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> Result<bool>;
 
     /// Copies whole blocks (from, to), in all layers.
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()>;

@@ -61,7 +61,7 @@ impl BaseModel for CpuModel {
         false
     }
 
-    fn call(&mut self, _: &Arc<Adapter>) -> Result<bool> {
+    fn call(&mut self, _: &Arc<Adapter>, _: bool) -> Result<bool> {
         Ok(true)
     }
 

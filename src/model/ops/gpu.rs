@@ -28,9 +28,6 @@ use machine::Machine;
 use residents::Residents;
 use step::{Answer, Choices, Step};
 
-/// Rows that a step can choose tokens for.
-const MOST_CHOICES: usize = 4096;
-
 /// A base that computes on a GPU.
 pub struct GpuModel {
     body: Body,
@@ -46,7 +43,7 @@ impl GpuModel {
         let sites = body.sites().clone();
         check(&sites)?;
         let machine = Machine::new(placement, &sites).map_err(gpu_error)?;
-        let choices = Choices::new(&placement.target.gpu, MOST_CHOICES).map_err(gpu_error)?;
+        let choices = Choices::new(&placement.target.gpu, most_choices(1)).map_err(gpu_error)?;
         let decode = DecodeSteps::new(&placement.target.gpu, &sites);
         let residents = Residents::new(placement, sites)?;
         Ok(Self { body, machine, residents, choices, decode })
@@ -106,6 +103,11 @@ impl GpuModel {
     }
 }
 
+/// Choices of a step of `rows` rows, or of as many as it is padded to.
+fn most_choices(rows: usize) -> usize {
+    decode::SIZES.into_iter().fold(rows, usize::max)
+}
+
 /// Scores with the head's bias.
 fn biased(scores: &[f32], head: &Head) -> Result<Vec<f32>> {
     let mut scores = scores.to_vec();
@@ -163,6 +165,9 @@ impl BaseModel for GpuModel {
 
     fn warm_up(&mut self, tokens: usize, rows: usize) -> Result<Option<Warm>> {
         let started = Instant::now();
+        // Where captured steps find them: before anything is captured.
+        self.decode.forget();
+        self.choices = Choices::new(&self.machine.gpu, most_choices(rows)).map_err(gpu_error)?;
         let blocks = self.machine.store.as_ref().map_or(0, |store| store.blocks);
         let batch = warm::prompts(self.body.sites(), tokens, blocks);
         let tokens = batch.tokens.len();
@@ -185,8 +190,8 @@ impl BaseModel for GpuModel {
         true
     }
 
-    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<bool> {
-        self.residents.call(adapter)
+    fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> Result<bool> {
+        self.residents.call(adapter, idle)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {

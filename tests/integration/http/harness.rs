@@ -62,8 +62,8 @@ impl BaseModel for Scripted {
         self.inner.draws()
     }
 
-    fn call(&mut self, adapter: &Arc<Adapter>) -> TensorResult<bool> {
-        self.inner.call(adapter)
+    fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> TensorResult<bool> {
+        self.inner.call(adapter, idle)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> TensorResult<()> {

@@ -182,7 +182,7 @@ impl Prepared {
         let drawn = batch.rows.iter().any(|row| row.draw.is_some());
         let all_short = batch.rows.iter().all(|row| row.start < SHORT);
         let kind = (adapted, drawn, all_short);
-        let shape = if adapted { residents.shape() } else { 0 };
+        let shape = if adapted { residents.tables.shape() } else { 0 };
         if let Some(captured) = self.captured.get(&kind).filter(|captured| captured.shape == shape) {
             return captured.launch();
         }

@@ -1,54 +1,37 @@
 //! Adapters on a GPU: each in a slot of the tables that kernels look into.
 
 mod courier;
+mod tables;
 mod upload;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use repertoire_kernels::cuda::{Dtype, Gpu, GpuError, LowRank, MOST_RANK, SitePatch, Slice, Table};
+use repertoire_kernels::cuda::{Dtype, Gpu, GpuError, LowRank, MOST_RANK, SitePatch, Slice};
 
 use crate::adapter::{Adapter, Digest, OnDevice, SiteId, SiteMap};
 use crate::device::{Placement, gpu_error};
 
-use super::groups::groups;
 use courier::{Arrival, Courier};
+pub use tables::SiteTable;
+use tables::{Patches, SLOTS, Tables};
 use upload::Upload;
-
-/// Slots of a table, the empty one included: adapters that can be on the GPU at once.
-const SLOTS: usize = 513;
-/// The least room that tables have for ranks.
-const LEAST_RANK: usize = 16;
 
 /// The adapters of one base that are on the GPU, and room for more.
 pub struct Residents {
     gpu: Arc<Gpu>,
     courier: Courier,
     dtype: Dtype,
-    sites: Arc<SiteMap>,
-    /// The group of each site.
-    groups: Vec<Range<usize>>,
-    /// By site; a group has tables from the first adapter on that changes one of its sites.
-    tables: Vec<Option<SiteTable>>,
-    /// Heads are low-rank patches of which only the first half is computed.
-    heads: Option<Table>,
+    pub tables: Tables,
     /// By slot; 0 is nobody's.
     slots: Vec<Option<Resident>>,
     by_digest: HashMap<Digest, usize>,
     /// Bytes that adapters take, and may take.
     bytes: usize,
     most_bytes: usize,
+    /// Counts steps, and moments at which no adapter is in use.
     clock: u64,
-    shape: u64,
-}
-
-/// A site's patches.
-pub struct SiteTable {
-    pub table: Table,
-    /// Whether some adapter scaled the site's inputs since the server started.
-    pub rescales_inputs: bool,
 }
 
 /// An adapter on the GPU.
@@ -65,8 +48,7 @@ pub struct Resident {
     /// Where it has patches.
     patched: Vec<usize>,
     /// What becomes of the tables once it has arrived.
-    patches: Vec<(usize, SitePatch)>,
-    head: Option<SitePatch>,
+    patches: Patches,
     /// While it is on its way.
     arrival: Option<Arrival>,
     bytes: usize,
@@ -76,41 +58,18 @@ pub struct Resident {
 impl Residents {
     /// Nobody.
     pub fn new(placement: &Placement, sites: Arc<SiteMap>) -> Result<Self> {
-        let mut by_site = vec![0..0; sites.linears.len()];
-        for group in groups(&sites) {
-            by_site[group.clone()].fill(group);
-        }
+        let gpu = &placement.target.gpu;
         Ok(Self {
-            gpu: placement.target.gpu.clone(),
-            courier: Courier::new(&placement.target.gpu)?,
+            gpu: gpu.clone(),
+            courier: Courier::new(gpu)?,
             dtype: placement.dtype,
-            tables: sites.linears.iter().map(|_| None).collect(),
-            groups: by_site,
-            sites,
-            heads: None,
+            tables: Tables::new(gpu, sites),
             slots: (0..SLOTS).map(|_| None).collect(),
             by_digest: HashMap::new(),
             bytes: 0,
             most_bytes: placement.target.adapter_bytes,
             clock: 0,
-            shape: 0,
         })
-    }
-
-    /// Changes whenever launches of a step with adapters would no longer be the same: sites that were never changed before,
-    /// or ranks higher than all before.
-    pub fn shape(&self) -> u64 {
-        self.shape
-    }
-
-    /// The table of a site, if an adapter ever changed its group.
-    pub fn table(&self, site: SiteId) -> Option<&SiteTable> {
-        self.tables[site.0].as_ref()
-    }
-
-    /// The heads' table, if an adapter ever had one.
-    pub fn heads(&self) -> Option<&Table> {
-        self.heads.as_ref()
     }
 
     /// Where an adapter is.
@@ -118,8 +77,35 @@ impl Residents {
         self.slots[*self.by_digest.get(&adapter.digest)?].as_ref()
     }
 
-    /// Begins to bring an adapter to the GPU, where it is not; answers whether it is there. Adapters used longest ago make room.
-    pub fn call(&mut self, adapter: &Arc<Adapter>) -> Result<bool> {
+    /// Begins to bring an adapter to the GPU, where it is not; answers whether it is there. Adapters used longest ago make room, but
+    /// none of the last step's unless `idle` says that nothing is under way; where there is no room, it has to be asked again.
+    pub fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> Result<bool> {
+        self.clock += u64::from(idle);
+        self.bring(adapter, false)
+    }
+
+    /// Sees that the adapters of a step are on the GPU. None of them makes room for another: together they may take more than
+    /// adapters should.
+    pub fn admit<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) -> Result<()> {
+        self.clock += 1;
+        let adapters: Vec<&Arc<Adapter>> = adapters.collect();
+        for adapter in &adapters {
+            if let Some(resident) = self.by_digest.get(&adapter.digest).and_then(|&slot| self.slots[slot].as_mut()) {
+                resident.last_used = self.clock;
+            }
+        }
+        for adapter in adapters {
+            if !self.bring(adapter, true)? {
+                let slot = self.by_digest[&adapter.digest];
+                let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
+                let arrived = arrival.map_or(Ok(()), Arrival::wait);
+                self.settle(slot, arrived)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bring(&mut self, adapter: &Adapter, at_once: bool) -> Result<bool> {
         if let Some(&slot) = self.by_digest.get(&adapter.digest) {
             let Some(resident) = &mut self.slots[slot] else { return Ok(true) };
             resident.last_used = self.clock;
@@ -130,8 +116,9 @@ impl Residents {
             let Some(arrived) = arrival.arrived() else { return Ok(false) };
             return self.settle(slot, arrived).map(|()| true);
         }
+        check(adapter)?;
         let upload = Arc::new(Upload::of(adapter, self.dtype));
-        let (slot, memory) = self.room(upload.bytes())?;
+        let Some((slot, memory)) = self.room(upload.bytes(), at_once)? else { return Ok(false) };
         // The courier's copies are not in the order of launches.
         self.gpu.synchronize().map_err(gpu_error)?;
         let arrival = self.courier.send(upload.clone(), memory.clone())?;
@@ -139,42 +126,25 @@ impl Residents {
         Ok(false)
     }
 
-    /// Sees that the adapters of a step are on the GPU. None of them makes room for another.
-    pub fn admit<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) -> Result<()> {
-        self.clock += 1;
-        let adapters: Vec<&Arc<Adapter>> = adapters.collect();
-        for adapter in &adapters {
-            if let Some(resident) = self.by_digest.get(&adapter.digest).and_then(|&slot| self.slots[slot].as_mut()) {
-                resident.last_used = self.clock;
-            }
-        }
-        for adapter in adapters {
-            if !self.call(adapter)? {
-                let slot = self.by_digest[&adapter.digest];
-                let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
-                let arrived = arrival.map_or(Ok(()), Arrival::wait);
-                self.settle(slot, arrived)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A slot, and memory of `bytes` bytes.
-    fn room(&mut self, bytes: usize) -> Result<(usize, Slice)> {
+    /// A slot, and memory of `bytes` bytes; `at_once` even where adapters then take more than they should.
+    fn room(&mut self, bytes: usize, at_once: bool) -> Result<Option<(usize, Slice)>> {
         while self.bytes + bytes > self.most_bytes && self.evict() {}
-        let free = |slots: &[Option<Resident>]| slots.iter().skip(1).position(Option::is_none).map(|at| at + 1);
-        let slot = match free(&self.slots) {
-            Some(slot) => Some(slot),
-            None if self.evict() => free(&self.slots),
-            None => None,
-        };
-        let Some(slot) = slot else {
-            candle_core::bail!("a step has more adapters than the {} that a GPU holds at once", SLOTS - 1);
+        // One that is larger than all of the room comes alone.
+        if self.bytes + bytes > self.most_bytes && self.bytes > 0 && !at_once {
+            return Ok(None);
+        }
+        let slot = loop {
+            match self.slots.iter().skip(1).position(Option::is_none) {
+                Some(at) => break at + 1,
+                None if self.evict() => {}
+                None if at_once => candle_core::bail!("a step has more than the {} adapters a GPU holds", SLOTS - 1),
+                None => return Ok(None),
+            }
         };
         loop {
             match Slice::new(&self.gpu, Dtype::U32, bytes / 4) {
                 Err(GpuError::OutOfMemory { .. }) if self.evict() => {}
-                memory => return Ok((slot, memory.map_err(gpu_error)?)),
+                memory => return Ok(Some((slot, memory.map_err(gpu_error)?))),
             }
         }
     }
@@ -185,34 +155,11 @@ impl Residents {
         resident.arrival = None;
         resident.on_device.set(arrived.is_ok());
         let patches = std::mem::take(&mut resident.patches);
-        let head = resident.head.take();
-        let settled = arrived.and_then(|()| self.open(slot, patches, head).map_err(gpu_error));
+        let settled = arrived.and_then(|()| self.tables.set(slot, patches).map_err(gpu_error));
         if settled.is_err() {
             self.remove(slot);
         }
         settled
-    }
-
-    fn open(
-        &mut self,
-        slot: usize,
-        patches: Vec<(usize, SitePatch)>,
-        head: Option<SitePatch>,
-    ) -> std::result::Result<(), GpuError> {
-        for (site, patch) in patches {
-            let rank = patch.low_rank.as_ref().map_or(0, |low_rank| low_rank.rank);
-            self.open_tables(site, rank, patch.rescale_in.is_some())?;
-            if let Some(site) = &mut self.tables[site] {
-                site.table.set(slot, patch)?;
-            }
-        }
-        if let Some(patch) = head {
-            self.open_heads(patch.low_rank.as_ref().map_or(0, |low_rank| low_rank.rank))?;
-            if let Some(heads) = &mut self.heads {
-                heads.set(slot, patch)?;
-            }
-        }
-        Ok(())
     }
 
     /// Takes the adapter that was used longest ago from the GPU; not one of this step, nor one on its way.
@@ -230,12 +177,8 @@ impl Residents {
         self.by_digest.remove(&resident.digest);
         self.bytes -= resident.bytes;
         resident.on_device.set(false);
-        // Nobody reads the slot until somebody else has it, where this one's patches must not be left.
-        for site in resident.patched {
-            let cleared = self.tables[site].as_mut().map(|site| site.table.set(slot, SitePatch::default()));
-            if let Some(Err(error)) = cleared {
-                tracing::warn!(%error, "a slot could not be cleared");
-            }
+        if let Err(error) = self.tables.clear(slot, &resident.patched) {
+            tracing::warn!(%error, "a slot could not be cleared");
         }
     }
 
@@ -276,48 +219,13 @@ impl Residents {
             digest: adapter.digest,
             on_device: adapter.on_device.clone(),
             patched: patched.clone().map(|(site, _)| site).collect(),
-            patches: patches.collect(),
-            head,
+            patches: Patches { linears: patches.collect(), head },
             arrival: Some(arrival),
             bytes: upload.bytes(),
             last_used: self.clock,
         });
         self.by_digest.insert(adapter.digest, slot);
         self.bytes += upload.bytes();
-    }
-
-    /// Sees that a site's group has tables with room for a rank.
-    fn open_tables(&mut self, site: usize, rank: usize, rescales_inputs: bool) -> std::result::Result<(), GpuError> {
-        let group = self.groups[site].clone();
-        for member in group {
-            let entry = &self.sites.linears[member];
-            let rescales_inputs = rescales_inputs && member == site;
-            let most_rank = room_for(rank);
-            match &mut self.tables[member] {
-                Some(site) => {
-                    let grows = site.table.allow_rank(most_rank);
-                    let rescales = rescales_inputs && !site.rescales_inputs;
-                    site.rescales_inputs |= rescales_inputs;
-                    self.shape += u64::from(grows || rescales);
-                }
-                none => {
-                    let table = Table::new(&self.gpu, entry.inputs(), entry.outputs(), most_rank, SLOTS)?;
-                    *none = Some(SiteTable { table, rescales_inputs });
-                    self.shape += 1;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn open_heads(&mut self, labels: usize) -> std::result::Result<(), GpuError> {
-        match &mut self.heads {
-            Some(heads) => {
-                heads.allow_rank(room_for(labels));
-            }
-            none => *none = Some(Table::new(&self.gpu, self.sites.hidden, 1, room_for(labels), SLOTS)?),
-        }
-        Ok(())
     }
 }
 
@@ -331,7 +239,15 @@ impl Resident {
     }
 }
 
-/// The rank that a table allows so that one of `rank` fits: few different ones, so that captured steps seldom become old.
-fn room_for(rank: usize) -> usize {
-    rank.next_power_of_two().clamp(LEAST_RANK, MOST_RANK)
+/// What tables hold of an adapter.
+fn check(adapter: &Adapter) -> Result<()> {
+    let low_ranks = adapter.patches.iter().flatten().filter_map(|patch| patch.low_rank.as_ref());
+    match low_ranks.map(|low_rank| low_rank.a.dims()[0]).max() {
+        Some(rank) if rank > MOST_RANK => {
+            candle_core::bail!(
+                "an adapter of rank {rank}: a GPU takes up to {MOST_RANK}; set adapters.max_rank to that"
+            )
+        }
+        _ => Ok(()),
+    }
 }

@@ -144,7 +144,7 @@ impl Step<'_> {
 
     /// The scores of all rows by their adapters' heads, in one launch.
     fn heads(&self, x: &Part, asked: &Asked) -> candle_core::Result<Option<Part>> {
-        let Some(table) = self.residents.heads() else { return Ok(None) };
+        let Some(table) = self.residents.tables.heads() else { return Ok(None) };
         let (lines, labels) = (asked.whose.count, table.most_rank());
         let scores: Memory = self.memory(Dtype::F32, lines * labels)?;
         let tables = [table];

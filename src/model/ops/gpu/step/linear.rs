@@ -69,7 +69,7 @@ impl Step<'_> {
     /// `activation(gate(x)) ⊙ up(x)` in one launch, where no adapter changes the sites and a kernel does that.
     pub(super) fn gated_at_once(&self, x: &Part, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
         let Lines { count: lines, adapted, .. } = self.inputs.tokens;
-        let patched = adapted && sites.iter().any(|layer| self.residents.table(layer.site).is_some());
+        let patched = adapted && sites.iter().any(|layer| self.residents.tables.site(layer.site).is_some());
         let plain = sites.iter().all(|layer| layer.bias.is_none());
         let weight = Weight::joined(&sites.map(|layer| &layer.weight));
         let (Some(weight), true) = (weight, gates(self.machine.dtype, lines) && plain && !patched) else {
@@ -101,11 +101,12 @@ impl Step<'_> {
     }
 
     fn rescales(&self, layer: &Linear) -> bool {
-        self.residents.table(layer.site).is_some_and(|site| site.rescales_inputs)
+        self.residents.tables.site(layer.site).is_some_and(|site| site.rescales_inputs)
     }
 
     fn call(&self, layers: &[&Linear], call: Call<'_>) -> Result<()> {
-        let tables: Option<Vec<&SiteTable>> = layers.iter().map(|layer| self.residents.table(layer.site)).collect();
+        let tables: Option<Vec<&SiteTable>> =
+            layers.iter().map(|layer| self.residents.tables.site(layer.site)).collect();
         match tables.filter(|_| call.lines.adapted) {
             None => self.plain(&call, call.x, call.bias.as_ref(), call.y, call.store),
             Some(tables) => self.patched(layers, &tables, &call),
