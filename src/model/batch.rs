@@ -22,6 +22,13 @@ pub enum Output {
     Scores,
 }
 
+impl Output {
+    /// Whether logits are computed for it.
+    pub fn needs_logits(self) -> bool {
+        matches!(self, Self::Logits | Self::Choice)
+    }
+}
+
 /// The tokens of one sequence that this step computes.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -97,11 +104,6 @@ impl Batch {
     pub fn rows_that_want(&self, output: Output) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(move |row| row.output == output)
     }
-
-    /// For a matrix with one line for each row that wants `output`: its segments.
-    pub fn output_segments(&self, output: Output) -> Vec<Segment> {
-        segments(self.rows_that_want(output))
-    }
 }
 
 /// For a matrix with one line for each of some rows: its segments.
@@ -138,6 +140,6 @@ mod tests {
         assert_eq!(batch.token_rows, [0, 0, 1]);
         assert_eq!(order, [0, 1]);
         assert_eq!(batch.segments.len(), 1);
-        assert_eq!(batch.output_segments(Output::Logits)[0].lines, 0..1);
+        assert_eq!(segments(batch.rows_that_want(Output::Logits))[0].lines, 0..1);
     }
 }

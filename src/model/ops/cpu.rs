@@ -14,6 +14,7 @@ use repertoire_kernels::cpu::{Activation, Rotation};
 
 use crate::adapter::{Adapter, SiteMap};
 use crate::device::{Activations, with_f32};
+use crate::model::batch::segments;
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
 use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs, Warm};
 
@@ -180,7 +181,7 @@ impl Ops for Step<'_> {
         if firsts.is_empty() {
             return Ok(Outputs::default());
         }
-        let segments = self.batch.output_segments(Output::Scores);
+        let segments = segments(self.batch.rows_that_want(Output::Scores));
         let [pooled] = linear::linear_group(&outputs::lookup(&sum, &firsts)?, [pooler], &segments)?;
         let pooled = activate(pooled, Activation::Tanh)?; // [rows that want scores, hidden]
         Ok(Outputs { scores: linear::head_scores(&pooled, self.batch)?, ..Outputs::default() })

@@ -57,8 +57,7 @@ impl GpuModel {
 
     /// Brings a step's results to the host.
     fn outputs(&mut self, batch: &Batch, answer: &Answer) -> Result<Outputs> {
-        let asks = |row: &&Row| matches!(row.output, Output::Logits | Output::Choice);
-        let asking: Vec<&Row> = batch.rows.iter().filter(asks).collect();
+        let asking: Vec<&Row> = batch.rows.iter().filter(|row| row.output.needs_logits()).collect();
         let (mut choices, mut logits, mut count) = (Vec::new(), Vec::new(), 0);
         if let Some(all) = &answer.logits {
             let chosen = self.choices.read(&self.machine.gpu, asking.len()).map_err(gpu_error)?;

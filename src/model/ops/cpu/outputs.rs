@@ -5,47 +5,54 @@ use rayon::prelude::*;
 use repertoire_kernels::cpu::{LogSoftmax, NotFinite};
 
 use crate::device::{Activations, Buffer, with_f32};
+use crate::model::batch::segments;
 use crate::model::layers::{Linear, Norm};
-use crate::model::{Batch, Choice, Output, Outputs};
+use crate::model::{Batch, Choice, Output, Outputs, Row};
 
 use super::elementwise::norm;
 use super::linear::{head_scores, linear_group};
 
 /// Logits and scores of the last token of each row that wants them; `x` is [tokens, hidden], before the final norm.
 pub fn decoder_outputs(x: &Activations, final_norm: &Norm, head: &Linear, batch: &Batch) -> Result<Outputs> {
-    let last_lines = |output| -> Result<Option<Activations>> {
-        let lasts: Vec<usize> = batch.rows_that_want(output).map(|row| row.tokens.end - 1).collect();
+    let last_lines = |rows: &[&Row]| -> Result<Option<Activations>> {
+        let lasts: Vec<usize> = rows.iter().map(|row| row.tokens.end - 1).collect();
         match lasts.is_empty() {
             true => Ok(None),
             false => norm(&lookup(x, &lasts)?, final_norm).map(Some),
         }
     };
-    let logits = |output| -> Result<Option<Activations>> {
-        let Some(x) = last_lines(output)? else { return Ok(None) };
-        let [logits] = linear_group(&x, [head], &batch.output_segments(output))?; // [rows, vocab]
-        Ok(Some(logits))
-    };
-    let choices = match logits(Output::Choice)? {
-        Some(logits) => choices(&logits)?,
-        None => vec![],
-    };
-    let logits = logits(Output::Logits)?;
-    let scores = match last_lines(Output::Scores)? {
+    let scored: Vec<&Row> = batch.rows_that_want(Output::Scores).collect();
+    let scores = match last_lines(&scored)? {
         Some(x) => head_scores(&x, batch)?,
         None => vec![],
+    };
+    // All in one: the head is the largest matrix.
+    let rows: Vec<&Row> = batch.rows.iter().filter(|row| row.output.needs_logits()).collect();
+    let Some(x) = last_lines(&rows)? else { return Ok(Outputs { scores, ..Outputs::default() }) };
+    let [all] = linear_group(&x, [head], &segments(rows.iter().copied()))?; // [rows, vocab]
+    let (chosen, given): (Vec<usize>, Vec<usize>) =
+        (0..rows.len()).partition(|&row| rows[row].output == Output::Choice);
+    let choices = choices(&all, &chosen)?;
+    let logits = match (chosen.is_empty(), given.is_empty()) {
+        (true, _) => Some(all),
+        (false, true) => None,
+        (false, false) => Some(lookup(&all, &given)?),
     };
     Ok(Outputs { logits, choices, scores })
 }
 
-/// The likeliest token of each row of logits [rows, vocab].
-fn choices(logits: &Activations) -> Result<Vec<Choice>> {
+/// The likeliest tokens of some rows of logits [rows, vocab].
+fn choices(logits: &Activations, rows: &[usize]) -> Result<Vec<Choice>> {
     let vocab = logits.dims2()?.1;
     with_f32(logits, |logits| {
-        let choice = |row| match LogSoftmax::of(row) {
-            Ok(softmax) => Choice { id: softmax.best() as u32, logprob: softmax.logprob(row[softmax.best()]) },
-            Err(NotFinite { token }) => Choice { id: token as u32, logprob: f32::NAN },
+        let choice = |&row: &usize| {
+            let row = &logits[row * vocab..][..vocab];
+            match LogSoftmax::of(row) {
+                Ok(softmax) => Choice { id: softmax.best() as u32, logprob: softmax.logprob(row[softmax.best()]) },
+                Err(NotFinite { token }) => Choice { id: token as u32, logprob: f32::NAN },
+            }
         };
-        Ok(logits.par_chunks_exact(vocab).map(choice).collect())
+        Ok(rows.par_iter().map(choice).collect())
     })
 }
 

@@ -91,11 +91,7 @@ impl Inputs {
             table = staged.extend(batch.rows.iter().flat_map(|row| blocks(row, max_blocks)));
         }
         let asked = [false, true].map(|scores| {
-            let wants = |row: &&Row| match row.output {
-                Output::Nothing => false,
-                Output::Scores => scores,
-                Output::Logits | Output::Choice => !scores,
-            };
+            let wants = |row: &&Row| if scores { row.output == Output::Scores } else { row.output.needs_logits() };
             let rows: Vec<&Row> = batch.rows.iter().filter(wants).collect();
             let line = |row: &&Row| if sites.causal { row.tokens.end - 1 } else { row.tokens.start } as u32;
             let lines = staged.extend(rows.iter().map(line));
@@ -103,7 +99,7 @@ impl Inputs {
             let whose = lines::Staged::new(&mut staged, residents, &segments);
             (!rows.is_empty()).then_some((lines, whose))
         });
-        let choosing = batch.rows.iter().filter(|row| matches!(row.output, Output::Logits | Output::Choice));
+        let choosing = batch.rows.iter().filter(|row| row.output.needs_logits());
         let draws = choosing.clone().any(|row| row.draw.is_some()).then(|| staged.extend(choosing.flat_map(drawn)));
         let all = staged.write(&machine.gpu).map_err(gpu_error)?;
         let each = batch.rows.iter().map(|row| PrefillRow {
