@@ -4,12 +4,6 @@
 
 using namespace products;
 
-// Slot 0 changes nothing, whatever lies there; nor does one that is not there.
-__device__ __forceinline__ Entry entry_of(const Entry* table, uint32_t slots, uint32_t slot) {
-    if (slot == 0 || slot >= slots) return {};
-    return table[slot];
-}
-
 // A tile of the host's list, cut where the lines end.
 __device__ __forceinline__ Run tile_at(const uint32_t* tiles, int lines) {
     const uint32_t* tile = tiles + blockIdx.y * 3;
@@ -22,6 +16,10 @@ __device__ __forceinline__ const Entry* table_at(
     return site == 0 ? first : site == 1 ? second : site == 2 ? third : fourth;
 }
 
+__device__ __forceinline__ Chunk chunk_of_block() {
+    return {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x)};
+}
+
 // Up to 64 lines: grid [chunks of ranks, lines, sites]. `h` is [sites, lines, pitch].
 template <typename T>
 __device__ __forceinline__ void shrink_slots(
@@ -30,7 +28,7 @@ __device__ __forceinline__ void shrink_slots(
     if (run.lines == 0) return;
     const Entry entry = entry_of(table, slots, run.slot);
     h += (static_cast<size_t>(blockIdx.z) * lines + run.first) * pitch;
-    shrink(entry, x + static_cast<size_t>(run.first) * inputs, h, run.lines, inputs, pitch);
+    shrink<THREADS>(entry, x + static_cast<size_t>(run.first) * inputs, h, run.lines, inputs, pitch, chunk_of_block());
 }
 
 // Any number of lines: grid [chunks of ranks, tiles, sites]; `tiles` is of (slot, first line, lines).
@@ -51,7 +49,8 @@ __device__ __forceinline__ void shrink_tiles(
     }
     for (int line = tile.first; line < end; line += RUN) {
         const T* from = x + static_cast<size_t>(line) * inputs;
-        shrink(entry, from, h + static_cast<size_t>(line) * pitch, min(end - line, RUN), inputs, pitch);
+        float* to = h + static_cast<size_t>(line) * pitch;
+        shrink<THREADS>(entry, from, to, min(end - line, RUN), inputs, pitch, chunk_of_block());
     }
 }
 

@@ -19,6 +19,12 @@ struct Entry {
     float alpha;
 };
 
+// Slot 0 changes nothing, whatever lies there; nor does one that is not there.
+__device__ __forceinline__ Entry entry_of(const Entry* table, uint32_t slots, uint32_t slot) {
+    if (slot == 0 || slot >= slots) return {};
+    return table[slot];
+}
+
 // Lines that a block takes at once.
 constexpr int RUN = 8;
 // The highest rank.
@@ -47,37 +53,41 @@ __device__ __forceinline__ Run run_at(const uint32_t* slots, int line, int lines
     return {slot, line, min(alike, RUN)};
 }
 
-// Threads of a block, and its warps.
-constexpr int THREADS = 256, WARPS = THREADS / 32;
-// Ranks that a block shrinks at once: its threads share out their k, so that every number of x is read once for all of them.
-constexpr int SHRINK_RANKS = 4;
+// Threads of a block that does nothing else.
+constexpr int THREADS = 256;
+// Threads that share out the k of some ranks, so that every number of x is read once for all of these; a block may have more
+// such teams, each with ranks of its own.
+constexpr int TEAM = 128;
+constexpr int TEAM_RANKS = 4;
 
-// h [lines, pitch] = alpha · x [lines, inputs] · aᵀ for the ranks of a block, of up to LINES lines. All threads come here. The
-// order of sums does not depend on LINES.
-template <int LINES, typename A, typename T>
+// h [lines, pitch] = alpha · x [lines, inputs] · aᵀ for TEAM_RANKS ranks of each team, of up to LINES lines. All threads come
+// here. The order of sums depends on nothing but the inputs.
+template <int THREADS, int LINES, typename A, typename T>
 __device__ __forceinline__ void
 shrink_lines(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch, int first_rank) {
     // One line leaves registers for more loads under way.
-    constexpr int BATCH = LINES == 1 ? 2 : 1;
-    __shared__ float met[WARPS][SHRINK_RANKS][LINES];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rank = entry.rank;
+    constexpr int BATCH = LINES == 1 ? 2 : 1, WARPS = TEAM / 32;
+    __shared__ float met[THREADS / TEAM][WARPS][TEAM_RANKS][LINES];
+    const int team = threadIdx.x / TEAM, thread = threadIdx.x % TEAM;
+    const int lane = thread % 32, warp = thread / 32, rank = entry.rank;
     const int pieces = inputs / 8;
+    first_rank += team * TEAM_RANKS;
     // Ranks and lines past the end are the last one's again; nobody keeps what comes of them.
-    const A* rows[SHRINK_RANKS];
+    const A* rows[TEAM_RANKS];
 #pragma unroll
-    for (int r = 0; r < SHRINK_RANKS; r++) {
+    for (int r = 0; r < TEAM_RANKS; r++) {
         rows[r] = static_cast<const A*>(entry.a) + static_cast<size_t>(min(first_rank + r, rank - 1)) * inputs;
     }
-    float sums[SHRINK_RANKS][LINES] = {};
-    for (int first = threadIdx.x; first < pieces; first += THREADS * BATCH) {
-        Stored<A> weights[BATCH][SHRINK_RANKS];
+    float sums[TEAM_RANKS][LINES] = {};
+    for (int first = thread; first < pieces; first += TEAM * BATCH) {
+        Stored<A> weights[BATCH][TEAM_RANKS];
         Stored<T> numbers[BATCH][LINES];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            const int piece = first + i * THREADS;
+            const int piece = first + i * TEAM;
             const size_t at = static_cast<size_t>(min(piece, pieces - 1)) * 8;
 #pragma unroll
-            for (int r = 0; r < SHRINK_RANKS; r++) weights[i][r] = load_eight_once_if(rows[r] + at, piece < pieces);
+            for (int r = 0; r < TEAM_RANKS; r++) weights[i][r] = load_eight_once_if(rows[r] + at, piece < pieces);
 #pragma unroll
             for (int line = 0; line < LINES; line++) {
                 numbers[i][line] = load_stored(x + static_cast<size_t>(min(line, lines - 1)) * inputs + at);
@@ -85,14 +95,14 @@ shrink_lines(const Entry& entry, const T* x, float* h, int lines, int inputs, in
         }
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            Eight row[SHRINK_RANKS];
+            Eight row[TEAM_RANKS];
 #pragma unroll
-            for (int r = 0; r < SHRINK_RANKS; r++) row[r] = widen(weights[i][r]);
+            for (int r = 0; r < TEAM_RANKS; r++) row[r] = widen(weights[i][r]);
 #pragma unroll
             for (int line = 0; line < LINES; line++) {
                 const Eight eight = widen(numbers[i][line]);
 #pragma unroll
-                for (int r = 0; r < SHRINK_RANKS; r++) {
+                for (int r = 0; r < TEAM_RANKS; r++) {
 #pragma unroll
                     for (int j = 0; j < 8; j++) sums[r][line] = fmaf(row[r].x[j], eight.x[j], sums[r][line]);
                 }
@@ -100,44 +110,51 @@ shrink_lines(const Entry& entry, const T* x, float* h, int lines, int inputs, in
         }
     }
 #pragma unroll
-    for (int r = 0; r < SHRINK_RANKS; r++) {
+    for (int r = 0; r < TEAM_RANKS; r++) {
 #pragma unroll
         for (int line = 0; line < LINES; line++) {
             const float sum = lanes_sum<WARP>(sums[r][line]);
-            if (lane == 0) met[warp][r][line] = sum;
+            if (lane == 0) met[team][warp][r][line] = sum;
         }
     }
     __syncthreads();
-    const int r = threadIdx.x / LINES, line = threadIdx.x % LINES;
-    if (r < SHRINK_RANKS && first_rank + r < rank && line < lines) {
-        float sum = met[0][r][line];
+    const int r = thread / LINES, line = thread % LINES;
+    if (r < TEAM_RANKS && first_rank + r < rank && line < lines) {
+        float sum = met[team][0][r][line];
 #pragma unroll
-        for (int other = 1; other < WARPS; other++) sum += met[other][r][line];
+        for (int other = 1; other < WARPS; other++) sum += met[team][other][r][line];
         h[static_cast<size_t>(line) * pitch + first_rank + r] = entry.alpha * sum;
     }
     __syncthreads();
 }
 
-template <typename A, typename T>
+// Which part of the ranks of a run is a block's, and of how many.
+struct Chunk {
+    int at, of;
+};
+
+template <int THREADS, typename A, typename T>
 __device__ __forceinline__ void
-shrink_run(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch) {
-    for (int rank = blockIdx.x * SHRINK_RANKS; rank < entry.rank; rank += gridDim.x * SHRINK_RANKS) {
+shrink_run(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch, Chunk chunk) {
+    constexpr int RANKS = THREADS / TEAM * TEAM_RANKS;
+    for (int rank = chunk.at * RANKS; rank < entry.rank; rank += chunk.of * RANKS) {
         if (lines == 1) {
-            shrink_lines<1, A>(entry, x, h, lines, inputs, pitch, rank);
+            shrink_lines<THREADS, 1, A>(entry, x, h, lines, inputs, pitch, rank);
         } else {
-            shrink_lines<RUN, A>(entry, x, h, lines, inputs, pitch, rank);
+            shrink_lines<THREADS, RUN, A>(entry, x, h, lines, inputs, pitch, rank);
         }
     }
 }
 
-template <typename T>
-__device__ __forceinline__ void shrink(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch) {
+template <int THREADS, typename T>
+__device__ __forceinline__ void
+shrink(const Entry& entry, const T* x, float* h, int lines, int inputs, int pitch, Chunk chunk) {
     if (entry.dtype == F32) {
-        shrink_run<float>(entry, x, h, lines, inputs, pitch);
+        shrink_run<THREADS, float>(entry, x, h, lines, inputs, pitch, chunk);
     } else if (entry.dtype == F16) {
-        shrink_run<f16>(entry, x, h, lines, inputs, pitch);
+        shrink_run<THREADS, f16>(entry, x, h, lines, inputs, pitch, chunk);
     } else {
-        shrink_run<bf16>(entry, x, h, lines, inputs, pitch);
+        shrink_run<THREADS, bf16>(entry, x, h, lines, inputs, pitch, chunk);
     }
 }
 

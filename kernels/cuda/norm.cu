@@ -1,9 +1,6 @@
 // RMS norm and layer norm of lines; the residual is added to first where asked. One block per line, which it keeps in registers.
 
-#include "numbers.cuh"
-
-// Eights of a line that a thread keeps.
-constexpr unsigned PIECES = 4;
+#include "norm.cuh"
 
 // What is written back to x.
 constexpr unsigned SUM = 1;
@@ -23,10 +20,9 @@ __device__ void norm(X* x, unsigned x_stride, const Added* added, unsigned added
         n % 8 == 0 && aligned(x) && aligned(added) && aligned(weight) && aligned(bias) && aligned(out);
 
     Eight kept[PIECES];
-    float sum = 0.0f;
 #pragma unroll
     for (unsigned p = 0; p < PIECES; p++) {
-        const unsigned i = (p * blockDim.x + threadIdx.x) * 8;
+        const unsigned i = place_of(p);
         if (i >= n) continue;
         kept[p] = load_some(x + i, n - i, wide);
         if (added) {
@@ -35,39 +31,12 @@ __device__ void norm(X* x, unsigned x_stride, const Added* added, unsigned added
             for (unsigned j = 0; j < 8; j++) kept[p].x[j] += more.x[j];
         }
         if (back == SUM) store_some(x + i, kept[p], n - i, wide);
-#pragma unroll
-        for (unsigned j = 0; j < 8; j++) sum += bias ? kept[p].x[j] : kept[p].x[j] * kept[p].x[j];
     }
-    sum = block_sum(sum) / n;
-    if (bias) {
-        const float mean = sum;
-        float squares = 0.0f;
-#pragma unroll
-        for (unsigned p = 0; p < PIECES; p++) {
-            const unsigned i = (p * blockDim.x + threadIdx.x) * 8;
-            if (i >= n) continue;
-#pragma unroll
-            for (unsigned j = 0; j < 8; j++) {
-                // What is beyond the line's end stays 0.
-                if (i + j < n) kept[p].x[j] -= mean;
-                squares += kept[p].x[j] * kept[p].x[j];
-            }
-        }
-        sum = block_sum(squares) / n;
-    }
-    const float scale = 1.0f / sqrtf(sum + eps);
+    normalise(kept, weight, bias, n, eps, wide);
 #pragma unroll
     for (unsigned p = 0; p < PIECES; p++) {
-        const unsigned i = (p * blockDim.x + threadIdx.x) * 8;
+        const unsigned i = place_of(p);
         if (i >= n) continue;
-        const Eight w = load_some(weight + i, n - i, wide);
-#pragma unroll
-        for (unsigned j = 0; j < 8; j++) kept[p].x[j] = kept[p].x[j] * scale * w.x[j];
-        if (bias) {
-            const Eight b = load_some(bias + i, n - i, wide);
-#pragma unroll
-            for (unsigned j = 0; j < 8; j++) kept[p].x[j] += b.x[j];
-        }
         store_some(out + i, kept[p], n - i, wide);
         if (back == NORMED) store_some(x + i, kept[p], n - i, wide);
     }

@@ -12,6 +12,10 @@ namespace products {
 // k that are shared out among the warps of a row at a time: 64 each, a whole line of the cache.
 constexpr int UNIT = 256;
 
+struct Nothing {
+    __device__ __forceinline__ void operator()() const {}
+};
+
 // GATED: w is [2 · columns, inputs], and a column of y is made of two of its rows, `columns` apart. 16 rows of the tensor core
 // are then 8 of the first half and the 8 that belong to them.
 template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_, bool GATED_ = false> struct Tile {
@@ -38,7 +42,9 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_, bool
     // Where the warps' sums meet: [K_WARPS, LINES, SUM_PITCH]; 4 more keep them in different banks.
     static constexpr int SUM_PITCH = ROWS + 4;
 
-    // The sums over k in from..to of one warp's rows, `sums[i][j]` as the tensor core spreads [16 rows, 8 lines].
+    // The sums over k in from..to of one warp's rows, `sums[i][j]` as the tensor core spreads [16 rows, 8 lines]. `begun()` is called
+    // by all threads when the first loads are under way; what it copies to shared memory is there in the end.
+    template <typename Begun = Nothing>
     static __device__ __forceinline__ void accumulate(
         const T* __restrict__ x,
         const T* __restrict__ w,
@@ -49,7 +55,8 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_, bool
         int from,
         int to,
         char* stages,
-        float (&sums)[ROW_TILES][LINE_TILES][4]) {
+        float (&sums)[ROW_TILES][LINE_TILES][4],
+        Begun begun = {}) {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         const int k_warp = warp % K_WARPS, row_warp = warp / K_WARPS;
         const int quad = lane / 4, part = lane % 4;
@@ -111,6 +118,7 @@ template <typename Number, int LINE_TILES_, int ROW_TILES_, int ROW_WARPS_, bool
             if (step < steps) stage(step);
             end_copies();
         }
+        begun();
 #pragma unroll 1
         for (int step = 0; step < steps; step++) {
             // This step's copies are there, and nobody reads the stage before it any more.

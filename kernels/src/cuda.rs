@@ -5,6 +5,7 @@
 //!
 //! The kernels themselves are in programs built with the feature `cuda`; in others [`Gpu::open`] says that they are not.
 
+mod adapted;
 mod adapters;
 #[cfg(test)]
 mod checks;
@@ -22,6 +23,7 @@ mod mark;
 mod matrix;
 mod memory;
 mod norm;
+mod norm_shrink;
 mod pinned;
 mod prefill;
 mod product;
@@ -30,6 +32,7 @@ mod sample;
 mod sources;
 mod table;
 
+pub use adapted::{adapted_gated_product, adapted_product, adapts};
 pub use adapters::{
     Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, tiles,
 };
@@ -47,6 +50,7 @@ pub use mark::Mark;
 pub use matrix::{Heads, Matrix};
 pub use memory::{Dtype, Slice};
 pub use norm::{Back, Norm, add_norm, norm};
+pub use norm_shrink::{norm_shrink, shrinks_norms};
 pub use pinned::Pinned;
 pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
 pub use product::{

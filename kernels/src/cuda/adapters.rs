@@ -74,8 +74,8 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
     let shrunk = Arg::slice(sites.shrunk);
     let slots = Arg::count(first.slots());
     let args = [&[Arg::slice(x), lines_of][..], &sites.tables(), &[slots, shrunk], &numbers].concat();
-    // A block takes 4 ranks, and then the next that no block has.
-    let chunks = sites.most_rank().div_ceil(4).min(16);
+    // A block takes 8 ranks, and then the next that no block has.
+    let chunks = sites.most_rank().div_ceil(8).min(16);
     let grid = (chunks as u32, blocks, sites.tables.len() as u32);
     let shared = match sites.lines_of {
         LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => SHRINK_TILE_BYTES,
@@ -154,7 +154,7 @@ pub fn rescale_inputs(gpu: &Gpu, table: &Table, slots: &Slice, x: &Slice, scaled
 
 impl<'a> Sites<'a> {
     /// Checks shapes; answers the first table if there is something to do.
-    fn check(&self) -> Option<&'a Table> {
+    pub(super) fn check(&self) -> Option<&'a Table> {
         let first = *self.tables.first()?;
         assert!(self.tables.len() <= MOST_SITES, "{} sites: up to {MOST_SITES} are taken", self.tables.len());
         let alike = |table: &&Table| (table.inputs(), table.slots()) == (first.inputs(), first.slots());
@@ -166,18 +166,18 @@ impl<'a> Sites<'a> {
         (self.lines != 0).then_some(first)
     }
 
-    fn most_rank(&self) -> usize {
+    pub(super) fn most_rank(&self) -> usize {
         self.tables.iter().map(|table| table.most_rank()).max().unwrap_or(0)
     }
 
-    fn tables(&self) -> [Arg; MOST_SITES] {
+    pub(super) fn tables(&self) -> [Arg; MOST_SITES] {
         std::array::from_fn(|i| self.tables.get(i).map_or(Arg::Null, |table| table.arg()))
     }
 }
 
 impl LinesOf<'_> {
     /// The kernels' argument, and how many blocks share the lines out.
-    fn blocks(&self, lines: usize) -> (Arg, u32) {
+    pub(super) fn blocks(&self, lines: usize) -> (Arg, u32) {
         let (slice, blocks) = match self {
             Self::Slots(slots) => {
                 assert!(
@@ -206,4 +206,4 @@ fn expand_tile_bytes(most_rank: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

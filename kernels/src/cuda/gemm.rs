@@ -279,6 +279,7 @@ mod tests {
                 lines,
                 inputs,
                 outputs,
+                ahead: None,
             };
             gemm.product(&call).expect("a product");
             let mut expected = Vec::new();

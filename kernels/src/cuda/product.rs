@@ -1,16 +1,19 @@
 //! `y = x·Wᵀ + bias` for few lines, bound by reading the weights.
 
+mod few;
+
 use super::elementwise::code;
 use super::gpu::Arg;
 use super::sources::PRODUCT;
 use super::{Dtype, Gpu, GpuError, Slice};
 use crate::cpu::Activation;
 
+pub(super) use few::Few;
+use few::splits;
+
 /// The most lines of a [`product`] or a [`gated_product`].
 pub const FEW_LINES: usize = 64;
 
-/// k that warps share out among themselves; as in `cuda/tile.cuh`.
-const UNIT: usize = 256;
 /// Row blocks whose splits can be counted.
 const COUNTERS: usize = 4096;
 
@@ -40,6 +43,8 @@ pub struct Product<'a> {
     pub lines: usize,
     pub inputs: usize,
     pub outputs: usize,
+    /// What a later launch reads: it is brought nearer when this one has read its weights. Aligned to 16 bytes.
+    pub ahead: Option<&'a Slice>,
 }
 
 /// A gate and what it lets through: `y = activation(x·Gᵀ + g) ⊙ (x·Uᵀ + u)`, with sums in f32, rounded only at the end.
@@ -57,28 +62,36 @@ pub struct GatedProduct<'a> {
     pub lines: usize,
     pub inputs: usize,
     pub outputs: usize,
+    /// As [`Product::ahead`].
+    pub ahead: Option<&'a Slice>,
 }
 
 /// Where the parts of a product meet whose k is split over blocks. All products of a GPU can share one.
 pub struct ProductScratch {
     partials: Slice,
-    /// Always 0 between launches.
+    /// Always 0 between launches, as are the two of `meeting`.
     counters: Slice,
+    /// Where blocks of an adapted product meet.
+    pub(super) meeting: Slice,
 }
 
 impl ProductScratch {
     /// For products of at most [`product_scratch_len`].
     pub fn new(gpu: &std::sync::Arc<Gpu>, len: usize) -> Result<Self, GpuError> {
-        let counters = Slice::of_u32(gpu, &[0; COUNTERS])?;
-        Ok(Self { partials: Slice::new(gpu, Dtype::F32, len)?, counters })
+        let [counters, meeting] = [COUNTERS, 2].map(|count| Slice::of_u32(gpu, &vec![0; count]));
+        Ok(Self { partials: Slice::new(gpu, Dtype::F32, len)?, counters: counters?, meeting: meeting? })
     }
 
-    /// Checks that there is room for so many lines of `rows` sums, made by so many blocks.
-    fn check(&self, lines: usize, rows: usize, blocks: usize, splits: usize) {
-        if splits > 1 {
-            assert!(blocks <= COUNTERS, "{rows} outputs are too many to split");
-            assert!(self.partials.len() >= lines * rows * splits, "scratch is as long as it has to be");
+    /// Checks that there is room for a launch of so many lines.
+    fn check(&self, lines: usize, few: &Few) {
+        if few.splits > 1 {
+            assert!(few.row_blocks <= COUNTERS, "{} outputs are too many to split", few.rows());
+            assert!(self.partials.len() >= lines * few.rows() * few.splits, "scratch is as long as it has to be");
         }
+    }
+
+    fn args(&self) -> [Arg; 2] {
+        [&self.partials, &self.counters].map(Arg::slice)
     }
 }
 
@@ -88,23 +101,6 @@ pub fn product_scratch_len(gpu: &Gpu, lines: usize, inputs: usize, outputs: usiz
         1 => 0,
         splits => lines * outputs.next_multiple_of(64) * splits,
     }
-}
-
-/// Into how many parts k is split: enough that all multiprocessors have something to read.
-///
-/// It decides the order of summation, so it does not look at the lines.
-fn splits(gpu: &Gpu, inputs: usize, outputs: usize) -> usize {
-    let units = inputs.div_ceil(UNIT).max(1);
-    let mut splits = 1;
-    while splits < 16 && !fills(gpu, outputs.div_ceil(64) * splits) {
-        splits *= 2;
-    }
-    splits.min(units)
-}
-
-/// Whether so many blocks keep all multiprocessors busy, or nearly all.
-fn fills(gpu: &Gpu, blocks: usize) -> bool {
-    blocks * 10 >= gpu.multiprocessors() as usize * 9
 }
 
 /// Computes a product of up to [`FEW_LINES`] lines. `inputs` is a multiple of 8 for 16-bit numbers, and matrices are aligned to
@@ -118,28 +114,12 @@ pub fn product(gpu: &Gpu, product: &Product<'_>, scratch: &ProductScratch) -> Re
         return Ok(());
     }
     assert!((1..=FEW_LINES).contains(&product.lines), "{} lines: up to {FEW_LINES} are taken", product.lines);
-    let Product { lines, inputs, outputs, pitch, .. } = *product;
-    let [x, weight, y] = [product.x, product.weight, product.y].map(Arg::slice);
-    let operands = [x, weight, Arg::optional(product.bias), y];
-    let [inputs_arg, outputs_arg, pitch_arg] = [inputs, outputs, pitch].map(|number| Arg::U32(number as u32));
     if product.x.dtype() == Dtype::F32 {
-        let args = [&operands[..], &[inputs_arg, outputs_arg, pitch_arg, mode]].concat();
-        let grid = (outputs.div_ceil(4) as u32, lines as u32, 1);
-        // SAFETY: these are product_f32's arguments; the shapes were checked.
-        return unsafe { gpu.launch(&PRODUCT, "product_f32", grid, 128, 0, &args) };
+        return product.launch_f32(gpu, mode);
     }
-    assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
-    assert!(product.x.aligned() && product.weight.aligned(), "x and w are aligned to 16 bytes");
-    let splits = splits(gpu, inputs, outputs);
-    let kernel = Kernel::choose(gpu, product.x.dtype(), lines, outputs, splits);
-    let blocks = outputs.div_ceil(kernel.rows);
-    scratch.check(lines, blocks * kernel.rows, blocks, splits);
-    let meeting = [&scratch.partials, &scratch.counters].map(Arg::slice);
-    let numbers = [Arg::U32(lines as u32), inputs_arg, outputs_arg, pitch_arg, mode];
-    let args = [&operands[..], &meeting, &numbers].concat();
-    let grid = (blocks as u32, splits as u32, 1);
+    let (few, args) = product.few(gpu, mode, scratch);
     // SAFETY: these are the arguments of the products of 16-bit numbers; shapes, scratch and alignment were checked.
-    unsafe { gpu.launch(&PRODUCT, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
+    unsafe { few.launch(gpu, &args) }
 }
 
 /// Whether there is a [`gated_product`] for so many lines of a dtype.
@@ -154,34 +134,34 @@ pub fn gates(dtype: Dtype, lines: usize) -> bool {
 /// If a shape or a dtype does not fit.
 pub fn gated_product(gpu: &Gpu, product: &GatedProduct<'_>, scratch: &ProductScratch) -> Result<(), GpuError> {
     product.check();
-    let GatedProduct { lines, inputs, outputs, .. } = *product;
-    if lines == 0 || outputs == 0 {
+    if product.lines == 0 || product.outputs == 0 {
         return Ok(());
     }
-    let kernel = Kernel::gated(product.x.dtype(), lines);
-    let (rows, splits) = (2 * outputs, splits(gpu, inputs, 2 * outputs));
-    let blocks = rows.div_ceil(kernel.rows);
-    scratch.check(lines, blocks * kernel.rows, blocks, splits);
-    let args = [
-        Arg::slice(product.x),
-        Arg::slice(product.weight),
-        Arg::optional(product.bias),
-        Arg::slice(product.y),
-        Arg::slice(&scratch.partials),
-        Arg::slice(&scratch.counters),
-        Arg::count(lines),
-        Arg::count(inputs),
-        Arg::count(outputs),
-        code(product.activation),
-    ];
-    let grid = (blocks as u32, splits as u32, 1);
+    let (few, args) = product.few(gpu, scratch);
     // SAFETY: these are the arguments of the gated products; shapes, scratch and alignment were checked.
-    unsafe { gpu.launch(&PRODUCT, kernel.name, grid, kernel.threads(), kernel.shared_bytes(), &args) }
+    unsafe { few.launch(gpu, &args) }
+}
+
+/// What a launch brings nearer, as kernels are told.
+fn ahead(slice: Option<&Slice>) -> [Arg; 2] {
+    let bytes = |slice: &Slice| slice.len() * slice.dtype().bytes();
+    [Arg::optional(slice), Arg::count(slice.map_or(0, bytes))]
 }
 
 impl GatedProduct<'_> {
+    /// How it is launched, and with what.
+    pub(super) fn few(&self, gpu: &Gpu, scratch: &ProductScratch) -> (Few, Vec<Arg>) {
+        let Self { lines, inputs, outputs, .. } = *self;
+        let few = Few::gated(gpu, self.x.dtype(), lines, inputs, outputs);
+        scratch.check(lines, &few);
+        let operands = [Arg::slice(self.x), Arg::slice(self.weight), Arg::optional(self.bias), Arg::slice(self.y)];
+        let numbers = [lines, inputs, outputs].map(Arg::count);
+        let args = [&operands[..], &scratch.args(), &numbers, &ahead(self.ahead), &[code(self.activation)]].concat();
+        (few, args)
+    }
+
     /// Checks shapes and dtypes.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let Self { lines, inputs, outputs, .. } = *self;
         let dtype = self.x.dtype();
         assert!(gates(dtype, lines), "{lines} lines of {dtype:?}: there is no gated product");
@@ -199,6 +179,30 @@ impl GatedProduct<'_> {
 }
 
 impl Product<'_> {
+    /// How it is launched with 16-bit numbers, and with what; `mode` is what [`Self::check`] answered.
+    pub(super) fn few(&self, gpu: &Gpu, mode: Arg, scratch: &ProductScratch) -> (Few, Vec<Arg>) {
+        let Self { lines, inputs, outputs, pitch, .. } = *self;
+        assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
+        assert!(self.x.aligned() && self.weight.aligned(), "x and w are aligned to 16 bytes");
+        let few = Few::plain(gpu, self.x.dtype(), lines, inputs, outputs);
+        scratch.check(lines, &few);
+        let numbers = [lines, inputs, outputs].map(Arg::count);
+        let end = [Arg::count(pitch), mode];
+        (few, [&self.operands()[..], &scratch.args(), &numbers, &ahead(self.ahead), &end].concat())
+    }
+
+    fn launch_f32(&self, gpu: &Gpu, mode: Arg) -> Result<(), GpuError> {
+        let numbers = [self.inputs, self.outputs, self.pitch].map(Arg::count);
+        let args = [&self.operands()[..], &numbers, &[mode]].concat();
+        let grid = (self.outputs.div_ceil(4) as u32, self.lines as u32, 1);
+        // SAFETY: these are product_f32's arguments; the shapes were checked.
+        unsafe { gpu.launch(&PRODUCT, "product_f32", grid, 128, 0, &args) }
+    }
+
+    fn operands(&self) -> [Arg; 4] {
+        [Arg::slice(self.x), Arg::slice(self.weight), Arg::optional(self.bias), Arg::slice(self.y)]
+    }
+
     /// Checks shapes and dtypes; answers the kernels' number for what becomes of the product.
     pub(super) fn check(&self) -> Arg {
         let Self { lines, inputs, outputs, pitch, .. } = *self;
@@ -225,85 +229,5 @@ pub(super) fn mode(store: Store, y: &Slice, dtype: Dtype) -> u32 {
     }
 }
 
-/// One of the kernels for 16-bit numbers.
-struct Kernel {
-    name: &'static str,
-    /// Lines it has room for.
-    lines: usize,
-    /// Rows of w that a block takes.
-    rows: usize,
-}
-
-impl Kernel {
-    /// The most rows of a block that leave enough blocks: more rows mean that x is read less often.
-    fn choose(gpu: &Gpu, dtype: Dtype, lines: usize, outputs: usize, splits: usize) -> Self {
-        let class = class(lines);
-        let names = if dtype == Dtype::F16 { F16_NAMES[class] } else { BF16_NAMES[class] };
-        let fits = |&(_, rows): &(&str, usize)| fills(gpu, outputs.div_ceil(rows) * splits);
-        let kernels = names.iter().copied().zip([16, 32, 64]);
-        let (name, rows) = kernels.clone().rev().find(fits).unwrap_or((names[0], 16));
-        Self { name, lines: 8 << class, rows }
-    }
-
-    /// The gated product's. Feed-forwards are wide: it comes in blocks of the most rows only.
-    fn gated(dtype: Dtype, lines: usize) -> Self {
-        let class = class(lines);
-        let names = if dtype == Dtype::F16 { GATED_F16_NAMES } else { GATED_BF16_NAMES };
-        Self { name: names[class], lines: 8 << class, rows: if class == 0 { 32 } else { 64 } }
-    }
-
-    fn threads(&self) -> u32 {
-        if self.rows == 16 { 128 } else { 256 }
-    }
-
-    /// As `cuda/tile.cuh` counts them: three stages of x, or the sums of four warps.
-    fn shared_bytes(&self) -> u32 {
-        let step = if self.lines == 64 || self.rows == 64 { UNIT } else { UNIT * 2 };
-        let stages = 3 * self.lines * (step * 2 + 64);
-        let sums = 4 * self.lines * (self.rows + 4) * 4;
-        stages.max(sums) as u32
-    }
-}
-
-/// Which kernels have room for so many lines: those for `8 << class`.
-fn class(lines: usize) -> usize {
-    match lines {
-        0..=8 => 0,
-        9..=16 => 1,
-        17..=32 => 2,
-        _ => 3,
-    }
-}
-
-/// By lines, then by rows of a block: 16, 32, 64. With up to 8 lines x is small, and smaller blocks start and end sooner.
-type Names = [&'static [&'static str]; 4];
-
-macro_rules! names {
-    ($dtype:literal) => {
-        [
-            &[concat!("product_", $dtype, "_8_16"), concat!("product_", $dtype, "_8_32")],
-            names!($dtype, "16"),
-            names!($dtype, "32"),
-            names!($dtype, "64"),
-        ]
-    };
-    ($dtype:literal, $lines:literal) => {
-        &[
-            concat!("product_", $dtype, "_", $lines, "_16"),
-            concat!("product_", $dtype, "_", $lines, "_32"),
-            concat!("product_", $dtype, "_", $lines, "_64"),
-        ]
-    };
-}
-
-const F16_NAMES: Names = names!("f16");
-const BF16_NAMES: Names = names!("bf16");
-
-/// By lines.
-const GATED_F16_NAMES: [&str; 4] =
-    ["gated_product_f16_8", "gated_product_f16_16", "gated_product_f16_32", "gated_product_f16_64"];
-const GATED_BF16_NAMES: [&str; 4] =
-    ["gated_product_bf16_8", "gated_product_bf16_16", "gated_product_bf16_32", "gated_product_bf16_64"];
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

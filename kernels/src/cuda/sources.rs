@@ -24,6 +24,7 @@ macro_rules! sources {
 }
 
 sources! {
+    ADAPTED = "adapted";
     ADAPTERS = "adapters";
     CHOOSE = "choose";
     DECODE = "decode";
@@ -32,6 +33,7 @@ sources! {
     GATHER = "gather";
     KV = "kv";
     NORM = "norm";
+    NORM_SHRINK = "norm_shrink";
     PREFILL = "prefill";
     PREFILL_PLAIN = "prefill_plain";
     PRODUCT = "product";

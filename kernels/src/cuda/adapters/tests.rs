@@ -20,13 +20,20 @@ struct Plain {
 }
 
 /// A site with random adapters.
-struct Site {
-    table: Table,
+pub(in super::super) struct Site {
+    pub table: Table,
     patches: Vec<Plain>,
 }
 
 impl Site {
-    fn new(gpu: &Arc<Gpu>, rng: &mut StdRng, inputs: usize, outputs: usize, most_rank: usize, slots: usize) -> Self {
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        rng: &mut StdRng,
+        inputs: usize,
+        outputs: usize,
+        most_rank: usize,
+        slots: usize,
+    ) -> Self {
         let mut table = Table::new(gpu, inputs, outputs, most_rank, slots).expect("memory");
         let mut patches = vec![Plain::default()];
         for slot in 1..slots {
@@ -38,14 +45,14 @@ impl Site {
     }
 
     /// `alpha · A·x` of a line.
-    fn shrunk(&self, slot: usize, x: &[f64]) -> Vec<f64> {
+    pub fn shrunk(&self, slot: usize, x: &[f64]) -> Vec<f64> {
         let Some((a, _, _, alpha)) = &self.patches[slot].low_rank else { return Vec::new() };
         let row = |a: &[f64]| f64::from(*alpha) * a.iter().zip(x).map(|(a, x)| a * x).sum::<f64>();
         a.values.chunks_exact(x.len()).map(row).collect()
     }
 
     /// What becomes of a base's product, a line.
-    fn expanded(&self, slot: usize, x: &[f64], base: &[f64], bias: Option<&[f64]>) -> Vec<f64> {
+    pub fn expanded(&self, slot: usize, x: &[f64], base: &[f64], bias: Option<&[f64]>) -> Vec<f64> {
         let patch = &self.patches[slot];
         let shrunk = self.shrunk(slot, x);
         let at = |row: &Option<Numbers>, column: usize| row.as_ref().map(|row| row.values[column]);
@@ -94,7 +101,7 @@ impl Plain {
 }
 
 /// Runs of lines of random slots.
-fn random_slots(rng: &mut StdRng, lines: usize, slots: usize, most_run: usize) -> Vec<u32> {
+pub(in super::super) fn random_slots(rng: &mut StdRng, lines: usize, slots: usize, most_run: usize) -> Vec<u32> {
     let mut all = Vec::new();
     while all.len() < lines {
         let (slot, run) = (rng.random_range(0..slots), rng.random_range(1..=most_run));

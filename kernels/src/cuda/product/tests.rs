@@ -5,15 +5,20 @@ use super::*;
 use crate::cuda::checks::{
     DTYPES, assert_same, assert_within, gpu, pick, poisoned, random, round, seconds, tolerance_of_sums,
 };
-use crate::cuda::{Matrix, gate};
+use crate::cuda::{Matrix, Norm, gate, norm};
 
 /// Those of gated products.
 const SMALL_DTYPES: [Dtype; 2] = [Dtype::F16, Dtype::Bf16];
 
-const ACTIVATIONS: [Activation; 5] =
+pub(in super::super) const ACTIVATIONS: [Activation; 5] =
     [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu, Activation::Tanh];
 
-fn scratch(gpu: &std::sync::Arc<Gpu>, lines: usize, inputs: usize, outputs: usize) -> ProductScratch {
+pub(in super::super) fn scratch(
+    gpu: &std::sync::Arc<Gpu>,
+    lines: usize,
+    inputs: usize,
+    outputs: usize,
+) -> ProductScratch {
     let mut scratch = ProductScratch::new(gpu, 0).expect("memory");
     scratch.partials = poisoned(gpu, Dtype::F32, product_scratch_len(gpu, lines, inputs, outputs));
     scratch
@@ -61,6 +66,7 @@ fn check(gpu: &std::sync::Arc<Gpu>, rng: &mut StdRng, dtype: Dtype, (lines, inpu
         lines,
         inputs,
         outputs,
+        ahead: Some(&weight.slice),
     };
     product(gpu, &call, &scratch(gpu, lines, inputs, outputs)).expect("a launch");
     let all = y.to_f32().expect("numbers");
@@ -95,7 +101,8 @@ fn a_line_is_the_same_alone_and_among_others() {
                 let y = poisoned(&gpu, Dtype::F32, lines * outputs);
                 let x = &x.part(first * inputs..(first + lines) * inputs);
                 let (weight, y, store) = (&weight, &y, Store::Write);
-                let call = Product { x, weight, bias: None, y, pitch: outputs, store, lines, inputs, outputs };
+                let call =
+                    Product { x, weight, bias: None, y, pitch: outputs, store, lines, inputs, outputs, ahead: None };
                 product(&gpu, &call, &scratch(&gpu, lines, inputs, outputs)).expect("a launch");
                 y.to_f32().expect("numbers")
             };
@@ -155,6 +162,7 @@ fn check_gated(
         lines,
         inputs,
         outputs,
+        ahead: Some(&weight.slice),
     };
     gated_product(gpu, &call, &scratch(gpu, lines, inputs, 2 * outputs)).expect("a launch");
     let all = y.to_f32().expect("numbers");
@@ -172,7 +180,7 @@ fn check_gated(
     assert_within(found, &expected, tolerance_of_sums(dtype, dtype), &what);
 }
 
-fn exact(x: f64, activation: Activation) -> f64 {
+pub(in super::super) fn exact(x: f64, activation: Activation) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
@@ -198,7 +206,7 @@ fn gated_lines_are_the_same_alone_and_made_of_the_sums_of_products() {
                 let y = poisoned(&gpu, dtype, lines * outputs);
                 let x = &x.part(first * inputs..(first + lines) * inputs);
                 let (weight, bias, y) = (&weight, Some(&bias), &y);
-                let call = GatedProduct { x, weight, bias, activation, y, lines, inputs, outputs };
+                let call = GatedProduct { x, weight, bias, activation, y, lines, inputs, outputs, ahead: None };
                 gated_product(&gpu, &call, &scratch(&gpu, lines, inputs, 2 * outputs)).expect("a launch");
                 y.to_f32().expect("numbers")
             };
@@ -224,6 +232,7 @@ fn gated_lines_are_the_same_alone_and_made_of_the_sums_of_products() {
                 lines,
                 inputs,
                 outputs: width,
+                ahead: None,
             };
             product(&gpu, &call, &scratch(&gpu, lines, inputs, width)).expect("a launch");
             let sums = y.to_f32().expect("numbers");
@@ -281,7 +290,8 @@ fn product_bandwidth() {
             };
             let mut plain = || {
                 let (x, y, weight, store) = (&x, &y, &weight(), Store::Write);
-                let call = Product { x, weight, bias: None, y, pitch: outputs, store, lines, inputs, outputs };
+                let call =
+                    Product { x, weight, bias: None, y, pitch: outputs, store, lines, inputs, outputs, ahead: None };
                 product(&gpu, &call, &scratch)
             };
             let rate = |seconds: f64| (inputs * outputs * 2) as f64 / seconds / 1e9;
@@ -298,7 +308,17 @@ fn product_bandwidth() {
                 });
                 let gated = seconds(&gpu, 100, |_| {
                     let (x, weight, y) = (&x, &weight(), &out);
-                    let call = GatedProduct { x, weight, bias: None, activation, y, lines, inputs, outputs: half };
+                    let call = GatedProduct {
+                        x,
+                        weight,
+                        bias: None,
+                        activation,
+                        y,
+                        lines,
+                        inputs,
+                        outputs: half,
+                        ahead: None,
+                    };
                     gated_product(&gpu, &call, &scratch)
                 });
                 print!(" {:>9.2} {:>9.2} {:>9.0}", then_gate * 1e6, gated * 1e6, rate(gated));
@@ -311,4 +331,69 @@ fn product_bandwidth() {
 /// bf16 numbers of no great size.
 fn random_bytes(rng: &mut StdRng, count: usize) -> Vec<u8> {
     (0..count / 2).flat_map(|_| half::bf16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes()).collect()
+}
+
+/// A decode layer's products with norms between, each of which brings nearer what the next reads, or not.
+#[test]
+#[ignore = "needs a GPU; prints timings"]
+fn ahead_bandwidth() {
+    let gpu = gpu();
+    let mut rng = StdRng::seed_from_u64(6);
+    let dtype = Dtype::Bf16;
+    println!("{:>6} {:>6} {:>6} {:>12} {:>12}", "hidden", "ffn", "MiB", "alone us", "ahead us");
+    for (hidden, qkv, ffn) in [(576, 960, 1536), (2048, 3072, 8192), (4096, 6144, 14336)] {
+        let layer = hidden * (qkv + hidden + 3 * ffn);
+        let all: usize = (layer * 4).max(600 << 20) / 2;
+        let some: Vec<u8> = random_bytes(&mut rng, 1 << 20);
+        let weights = Slice::new(&gpu, dtype, (all * 2).next_multiple_of(1 << 20) / 2).expect("memory");
+        weights.write(&some.repeat(weights.len() * 2 >> 20)).expect("a copy");
+        let sum = random(&gpu, &mut rng, Dtype::F32, hidden, 1.0).slice;
+        let norm_weight = random(&gpu, &mut rng, dtype, hidden, 1.0).slice;
+        let [x, wide, inner] = [hidden, qkv, ffn].map(|len| random(&gpu, &mut rng, dtype, len, 1.0).slice);
+        let mut scratch = scratch(&gpu, 1, 256, 64);
+        scratch.partials = poisoned(&gpu, Dtype::F32, 1 << 20);
+        for most in [2, 4, 6, 8] {
+            let time = |most: usize| {
+                seconds(&gpu, 32, |i| {
+                    let layer_at = i % (all / layer);
+                    let first = layer_at * layer;
+                    let mut at = first;
+                    let mut part = |rows: usize, columns: usize| {
+                        at += rows * columns;
+                        weights.part(at - rows * columns..at)
+                    };
+                    let parts = [part(qkv, hidden), part(hidden, hidden), part(2 * ffn, hidden), part(hidden, ffn)];
+                    let next = |i: usize| {
+                        let after = (layer_at + 1) % (all / layer) * layer;
+                        let next = if i < 4 { parts[i].clone() } else { weights.part(after..after + qkv * hidden) };
+                        (most > 0).then(|| next.part(0..next.len().min(most << 19)))
+                    };
+                    let plain = |i: usize, x: &Slice, y: &Slice, inputs: usize, outputs: usize| {
+                        let (weight, ahead, store) = (&parts[i], next(i + 1), Store::Write);
+                        let ahead = ahead.as_ref();
+                        let (lines, pitch, bias) = (1, outputs, None);
+                        let call = Product { x, weight, bias, y, pitch, store, lines, inputs, outputs, ahead };
+                        product(&gpu, &call, &scratch)
+                    };
+                    let normed = || {
+                        let (weight, eps) = (&norm_weight, 1e-5);
+                        norm(&gpu, Matrix::new(&sum, hidden), Norm::Rms { weight, eps }, Matrix::new(&x, hidden))
+                    };
+                    normed()?;
+                    plain(0, &x, &wide, hidden, qkv)?;
+                    normed()?;
+                    normed()?;
+                    plain(1, &x, &x, hidden, hidden)?;
+                    normed()?;
+                    let (weight, activation, ahead) = (&parts[2], Activation::Silu, next(3));
+                    let (y, ahead, lines, inputs, outputs) = (&inner, ahead.as_ref(), 1, hidden, ffn);
+                    let call = GatedProduct { x: &x, weight, bias: None, activation, y, lines, inputs, outputs, ahead };
+                    gated_product(&gpu, &call, &scratch)?;
+                    plain(3, &inner, &x, ffn, hidden)
+                }) * 1e6
+            };
+            let (alone, ahead) = (time(0), time(most));
+            println!("{hidden:>6} {ffn:>6} {most:>6} {alone:>12.2} {ahead:>12.2}");
+        }
+    }
 }
