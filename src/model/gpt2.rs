@@ -91,14 +91,13 @@ impl Gpt2 {
     pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
         let mut x = ops.embed(&self.embedding)?; // [tokens, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = ops.norm(&x, &layer.attention_norm)?;
-            let fused = ops.linear(&normed, &layer.attention)?; // [tokens, 3 · hidden]
+            // [tokens, 3 · hidden]
+            let [fused] = ops.normed_group(&x, &layer.attention_norm, [&layer.attention])?;
             let qkv = ops.split3(fused)?;
             let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms: None, rotary: None })?;
             x = ops.add_linear(x, &attended, &layer.output)?;
 
-            let normed = ops.norm(&x, &layer.feed_forward_norm)?;
-            let up = ops.linear(&normed, &layer.up)?;
+            let [up] = ops.normed_group(&x, &layer.feed_forward_norm, [&layer.up])?;
             let up = ops.activate(up, self.activation)?;
             x = ops.add_linear(x, &up, &layer.down)?;
         }

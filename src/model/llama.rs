@@ -120,16 +120,15 @@ impl Llama {
     pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
         let mut x = ops.embed(&self.embedding)?; // [tokens, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = ops.norm(&x, &layer.input_norm)?;
             // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
-            let qkv = ops.linear_group(&normed, [&layer.query, &layer.key, &layer.value])?;
+            let qkv = ops.normed_group(&x, &layer.input_norm, [&layer.query, &layer.key, &layer.value])?;
             let norms = layer.head_norms.as_ref().map(|[query, key]| [query, key]);
             let rotary = Some(&self.inverse_frequencies);
             let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms, rotary })?;
             x = ops.add_linear(x, &attended, &layer.output)?;
 
-            let normed = ops.norm(&x, &layer.feed_forward_norm)?;
-            let gated = ops.gated(&normed, [&layer.gate, &layer.up], self.activation)?; // [tokens, intermediate]
+            // [tokens, intermediate]
+            let gated = ops.normed_gated(&x, &layer.feed_forward_norm, [&layer.gate, &layer.up], self.activation)?;
             x = ops.add_linear(x, &gated, &layer.down)?;
         }
         ops.answer_decoder(x, &self.norm, &self.head)

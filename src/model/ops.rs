@@ -39,6 +39,17 @@ pub trait Ops {
         Ok(y)
     }
 
+    /// [`Self::linear_group`] of the normalised lines of a sum.
+    fn normed_group<const N: usize>(
+        &mut self,
+        sum: &Self::Matrix,
+        norm: &Norm,
+        layers: [&Linear; N],
+    ) -> Result<[Self::Matrix; N]> {
+        let x = self.norm(sum, norm)?;
+        self.linear_group(&x, layers)
+    }
+
     /// Adds to a sum what a linear site makes of x, with its adapters.
     fn add_linear(&mut self, sum: Self::Matrix, x: &Self::Matrix, layer: &Linear) -> Result<Self::Matrix>;
 
@@ -67,6 +78,18 @@ pub trait Ops {
     fn gated(&mut self, x: &Self::Matrix, sites: [&Linear; 2], activation: Activation) -> Result<Self::Matrix> {
         let [gate, up] = self.linear_group(x, sites)?;
         self.gate(gate, up, activation)
+    }
+
+    /// [`Self::gated`] of the normalised lines of a sum.
+    fn normed_gated(
+        &mut self,
+        sum: &Self::Matrix,
+        norm: &Norm,
+        sites: [&Linear; 2],
+        activation: Activation,
+    ) -> Result<Self::Matrix> {
+        let x = self.norm(sum, norm)?;
+        self.gated(&x, sites, activation)
     }
 
     /// `activation(gate) ⊙ up`.

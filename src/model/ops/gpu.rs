@@ -1,5 +1,6 @@
 //! Steps on an NVIDIA GPU: activations in the base's precision, sums in f32, decode steps from captured graphs.
 
+mod ahead;
 mod arena;
 mod decode;
 mod groups;

@@ -194,12 +194,15 @@ impl Prepared {
         self.inputs.draws = drawn.then(|| self.draws.clone());
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
         // Once launch by launch: whatever has to be loaded or taken is there when it is captured.
-        drop(body.forward(step())?);
+        machine.ahead.note();
+        drop(body.forward(step()).inspect_err(|_| machine.ahead.forget())?);
+        machine.ahead.repeat();
         let mut captured = None;
         let graph = Graph::capture(&machine.gpu, || {
             captured = Some(body.forward(step()).map_err(Capture)?);
             Ok::<_, Capture>(())
         });
+        machine.ahead.forget();
         match (graph, captured) {
             (Ok(graph), Some(answer)) => {
                 let captured = Captured { shape, graph, logits: answer.logits.map(|logits| logits.place()) };

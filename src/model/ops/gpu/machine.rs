@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use repertoire_kernels::cuda::{
-    Dtype, FEW_LINES, GatedProduct, Gemm, Gpu, GpuError, KvStore, Product, ProductScratch, gated_product, product,
-    product_scratch_len,
+    Dtype, FEW_LINES, GatedProduct, Gemm, Gpu, GpuError, KvStore, Product, ProductScratch, Sites, Slice,
+    adapted_gated_product, adapted_product, gated_product, product, product_scratch_len,
 };
 
 use crate::adapter::SiteMap;
 use crate::device::Placement;
 
+use super::ahead::Ahead;
 use super::arena::Arena;
 use super::groups::groups;
 
@@ -21,6 +22,8 @@ pub struct Machine {
     pub arena: Arena,
     /// Absent for encoders, and until it is opened.
     pub store: Option<KvStore>,
+    /// What products bring nearer for those after them.
+    pub ahead: Ahead,
     gemm: Gemm,
     scratch: ProductScratch,
 }
@@ -41,21 +44,35 @@ impl Machine {
             dtype,
             arena: Arena::new(gpu),
             store: None,
+            ahead: Ahead::default(),
             gemm: Gemm::new(gpu)?,
             scratch: ProductScratch::new(gpu, scratch.unwrap_or(0))?,
         })
     }
 
-    /// Computes a gated product.
-    pub fn gated(&self, call: &GatedProduct<'_>) -> Result<(), GpuError> {
-        gated_product(&self.gpu, call, &self.scratch)
+    /// Computes a gated product, with adapters where there are any, whose lines may be shrunk already.
+    pub fn gated(&self, call: &GatedProduct<'_>, patches: Option<&Sites<'_>>, shrunk: bool) -> Result<(), GpuError> {
+        let ahead = self.ahead.after(call.weight);
+        let call = GatedProduct { ahead: ahead.as_ref(), ..call.clone() };
+        match patches {
+            None => gated_product(&self.gpu, &call, &self.scratch),
+            Some(patches) => adapted_gated_product(&self.gpu, &call, patches, shrunk, &self.scratch),
+        }
     }
 
     /// Computes a product, by the kernel that suits its lines.
     pub fn product(&self, call: &Product<'_>) -> Result<(), GpuError> {
-        match call.lines <= FEW_LINES {
-            true => product(&self.gpu, call, &self.scratch),
-            false => self.gemm.product(call),
+        if call.lines > FEW_LINES {
+            return self.gemm.product(call);
         }
+        let ahead = self.ahead.after(call.weight);
+        product(&self.gpu, &Product { ahead: ahead.as_ref(), ..call.clone() }, &self.scratch)
+    }
+
+    /// Computes a product of few lines with adapters, to whom lines are `x` unless they are shrunk already.
+    pub fn adapted(&self, call: &Product<'_>, patches: &Sites<'_>, x: Option<&Slice>) -> Result<(), GpuError> {
+        let ahead = self.ahead.after(call.weight);
+        let call = Product { ahead: ahead.as_ref(), ..call.clone() };
+        adapted_product(&self.gpu, &call, patches, x, &self.scratch)
     }
 }

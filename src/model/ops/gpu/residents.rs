@@ -14,7 +14,6 @@ use crate::adapter::{Adapter, Digest, OnDevice, SiteId, SiteMap};
 use crate::device::{Placement, gpu_error};
 
 use courier::{Arrival, Courier};
-pub use tables::SiteTable;
 use tables::{Patches, SLOTS, Tables};
 use upload::Upload;
 

@@ -104,13 +104,20 @@ impl Ops for Step<'_> {
     }
 
     fn linear_group<const N: usize>(&mut self, x: &Matrix, layers: [&Linear; N]) -> Result<[Matrix; N]> {
-        let parts = self.group(x.activations(), layers, &self.inputs.tokens, self.machine.dtype)?;
+        let x = x.activations().into();
+        let parts = self.group(&x, layers, &self.inputs.tokens, self.machine.dtype)?;
+        Ok(parts.map(Matrix::of_activations))
+    }
+
+    fn normed_group<const N: usize>(&mut self, sum: &Matrix, norm: &Norm, layers: [&Linear; N]) -> Result<[Matrix; N]> {
+        let x = self.normed_for(sum.sum(), norm, layers)?;
+        let parts = self.group(&x, layers, &self.inputs.tokens, self.machine.dtype)?;
         Ok(parts.map(Matrix::of_activations))
     }
 
     fn add_linear(&mut self, sum: Matrix, x: &Matrix, layer: &Linear) -> Result<Matrix> {
         let sum = sum.into_sum();
-        self.add(&sum, x.activations(), layer, &self.inputs.tokens)?;
+        self.add(&sum, &x.activations().into(), layer, &self.inputs.tokens)?;
         Ok(Matrix::of_sum(sum))
     }
 
@@ -175,11 +182,18 @@ impl Ops for Step<'_> {
     }
 
     fn gated(&mut self, x: &Matrix, sites: [&Linear; 2], activation: Activation) -> Result<Matrix> {
-        if let Some(y) = self.gated_at_once(x.activations(), sites, activation)? {
-            return Ok(Matrix::of_activations(y));
-        }
-        let [gate, up] = self.linear_group(x, sites)?;
-        self.gate(gate, up, activation)
+        Ok(Matrix::of_activations(self.gated_of(&x.activations().into(), sites, activation)?))
+    }
+
+    fn normed_gated(
+        &mut self,
+        sum: &Matrix,
+        norm: &Norm,
+        sites: [&Linear; 2],
+        activation: Activation,
+    ) -> Result<Matrix> {
+        let x = self.normed_for(sum.sum(), norm, sites)?;
+        Ok(Matrix::of_activations(self.gated_of(&x, sites, activation)?))
     }
 
     fn gate(&mut self, gated: Matrix, up: Matrix, activation: Activation) -> Result<Matrix> {

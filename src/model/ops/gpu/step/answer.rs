@@ -14,6 +14,7 @@ use crate::model::ops::gpu::arena::Memory;
 use crate::model::ops::gpu::inputs::Asked;
 use crate::model::ops::gpu::matrix::Part;
 
+use super::linear::Read;
 use super::{Step, gpu, of};
 
 /// Results of a step; what is not asked for is not there.
@@ -88,7 +89,7 @@ impl Step<'_> {
         let mut answer = Answer::default();
         if let Some(asked) = &self.inputs.chosen {
             let x = self.normed(sum, norm, asked)?;
-            let [logits] = self.group(&x, [head], &asked.whose, Dtype::F32)?;
+            let [logits] = self.group(&Read::from(&x), [head], &asked.whose, Dtype::F32)?;
             let (rows, vocab) = (asked.whose.count, logits.width());
             let Choices { tokens, logprobs, logsumexps, .. } = self.choices;
             let [tokens, logprobs, logsumexps] = [tokens, logprobs, logsumexps].map(|all| all.part(0..rows));
@@ -118,7 +119,7 @@ impl Step<'_> {
         let mut answer = Answer::default();
         if let Some(asked) = &self.inputs.scored {
             let firsts = self.gathered(x, asked)?;
-            let [pooled] = self.group(&firsts, [pooler], &asked.whose, self.machine.dtype)?;
+            let [pooled] = self.group(&Read::from(&firsts), [pooler], &asked.whose, self.machine.dtype)?;
             activate(&self.machine.gpu, pooled.matrix(), Activation::Tanh).map_err(gpu)?;
             answer.scores = self.heads(&pooled, asked)?.map(Answered::from);
             answer.pooled = Some(pooled.into());

@@ -3,21 +3,35 @@
 use candle_core::Result;
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
-    Dtype, Expansion, GatedProduct, Product, Sites, Slice, Store, Table, expand, gates, rescale_inputs, shrink,
+    self, Dtype, Expansion, GatedProduct, Product, Sites, Slice, Store, Table, adapts, expand, gate, gates,
+    norm_shrink, rescale_inputs, shrink, shrinks_norms,
 };
 
 use crate::device::Weight;
-use crate::model::layers::Linear;
+use crate::model::layers::{Linear, Norm};
+use crate::model::ops::gpu::arena::Memory;
 use crate::model::ops::gpu::inputs::Lines;
 use crate::model::ops::gpu::matrix::Part;
-use crate::model::ops::gpu::residents::SiteTable;
 
-use super::{Step, gpu};
+use super::{Step, gpu, of};
+
+/// What sites read.
+pub struct Read {
+    pub x: Part,
+    /// What the sites' adapters make of it: f32 [sites, lines, most rank], where that was computed with it.
+    shrunk: Option<Memory>,
+}
+
+impl From<&Part> for Read {
+    fn from(x: &Part) -> Self {
+        Self { x: x.clone(), shrunk: None }
+    }
+}
 
 /// One product and what adapters change about it.
 struct Call<'a> {
     /// [lines, inputs].
-    x: &'a Slice,
+    x: &'a Read,
     /// [outputs, inputs].
     weight: Slice,
     /// `[outputs]`.
@@ -30,24 +44,40 @@ struct Call<'a> {
     lines: &'a Lines,
 }
 
+impl<'a> Call<'a> {
+    fn product(&'a self, x: &'a Slice, bias: Option<&'a Slice>, y: &'a Slice, store: Store) -> Product<'a> {
+        let Self { weight, inputs, outputs, lines, .. } = self;
+        let (inputs, outputs, lines) = (*inputs, *outputs, lines.count);
+        Product { x, weight, bias, y, pitch: outputs, store, lines, inputs, outputs, ahead: None }
+    }
+}
+
 impl Step<'_> {
+    /// The normalised lines of a sum, for sites that read them.
+    pub(super) fn normed_for<const N: usize>(&self, sum: &Part, norm: &Norm, layers: [&Linear; N]) -> Result<Read> {
+        let lines = &self.inputs.tokens;
+        let x = self.activations(sum.width())?;
+        if let Some(tables) = self.tables(&layers, lines).filter(|_| self.together(&layers, lines).is_some()) {
+            let shrunk = self.shrunk(&tables, lines)?;
+            let sites = self.sites(&tables, lines, shrunk.slice());
+            if shrinks_norms(&sites, x.width()) && lines.replaced.is_empty() && !self.rescale(&layers) {
+                norm_shrink(&self.machine.gpu, sum.slice(), of(norm), x.slice(), &sites).map_err(gpu)?;
+                return Ok(Read { x, shrunk: Some(shrunk) });
+            }
+        }
+        cuda::norm(&self.machine.gpu, sum.matrix(), of(norm), x.matrix()).map_err(gpu)?;
+        Ok(Read { x, shrunk: None })
+    }
+
     /// y of x at sites that read the same x, as `dtype`.
     pub(super) fn group<const N: usize>(
         &self,
-        x: &Part,
+        x: &Read,
         layers: [&Linear; N],
         lines: &Lines,
         dtype: Dtype,
     ) -> Result<[Part; N]> {
-        let widths = layers.map(|layer| layer.weight.dims()[0]);
-        let joined = Weight::joined(&layers.map(|layer| &layer.weight));
-        let bias = match layers.map(|layer| layer.bias.as_ref()) {
-            none if none.iter().all(Option::is_none) => Some(None),
-            all => all.into_iter().collect::<Option<Vec<_>>>().and_then(|all| Weight::joined(&all)).map(Some),
-        };
-        // Inputs that are scaled for one site are not those of the others.
-        let apart = N > 1 && lines.adapted && layers.iter().any(|layer| self.rescales(layer));
-        let (Some(weight), Some(bias), false) = (joined, bias, apart) else {
+        let Some((weight, bias)) = self.together(&layers, lines) else {
             let each = layers.iter().map(|layer| {
                 let [y] = self.group(x, [*layer], lines, dtype)?;
                 Ok(y)
@@ -55,10 +85,11 @@ impl Step<'_> {
             let each = each.collect::<Result<Vec<_>>>()?;
             return each.try_into().map_err(|_| candle_core::Error::Msg("as many results as layers".into()));
         };
+        let widths = layers.map(|layer| layer.weight.dims()[0]);
         let outputs = widths.iter().sum();
         let y = self.take(dtype, lines.count, outputs)?;
-        let (inputs, store) = (x.width(), Store::Write);
-        self.call(&layers, Call { x: x.slice(), weight, bias, y: y.slice(), store, inputs, outputs, lines })?;
+        let (inputs, store) = (x.x.width(), Store::Write);
+        self.call(&layers, Call { x, weight, bias, y: y.slice(), store, inputs, outputs, lines })?;
         let mut from = 0;
         Ok(widths.map(|width| {
             from += width;
@@ -66,79 +97,130 @@ impl Step<'_> {
         }))
     }
 
-    /// `activation(gate(x)) ⊙ up(x)` in one launch, where no adapter changes the sites and a kernel does that.
-    pub(super) fn gated_at_once(&self, x: &Part, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
-        let Lines { count: lines, adapted, .. } = self.inputs.tokens;
-        let patched = adapted && sites.iter().any(|layer| self.residents.tables.site(layer.site).is_some());
-        let plain = sites.iter().all(|layer| layer.bias.is_none());
-        let weight = Weight::joined(&sites.map(|layer| &layer.weight));
-        let (Some(weight), true) = (weight, gates(self.machine.dtype, lines) && plain && !patched) else {
-            return Ok(None);
+    /// Weight and bias of sites that one product can compute.
+    fn together<const N: usize>(&self, layers: &[&Linear; N], lines: &Lines) -> Option<(Slice, Option<Slice>)> {
+        let weight = Weight::joined(&layers.map(|layer| &layer.weight))?;
+        let bias = match layers.map(|layer| layer.bias.as_ref()) {
+            none if none.iter().all(Option::is_none) => None,
+            all => Some(Weight::joined(&all.into_iter().collect::<Option<Vec<_>>>()?)?),
         };
-        let (inputs, outputs) = (x.width(), sites[0].weight.dims()[0]);
+        // Inputs that are scaled for one site are not those of the others.
+        let apart = N > 1 && lines.adapted && self.rescale(layers);
+        (!apart).then_some((weight, bias))
+    }
+
+    /// `activation(gate(x)) ⊙ up(x)`: in one launch, where a kernel does that and no adapter scales the sites' inputs.
+    pub(super) fn gated_of(&self, x: &Read, sites: [&Linear; 2], activation: Activation) -> Result<Part> {
+        if let Some(y) = self.gated_at_once(x, sites, activation)? {
+            return Ok(y);
+        }
+        let [gated, up] = self.group(x, sites, &self.inputs.tokens, self.machine.dtype)?;
+        let y = self.activations(gated.width())?;
+        gate(&self.machine.gpu, gated.matrix(), up.matrix(), activation, y.matrix()).map_err(gpu)?;
+        Ok(y)
+    }
+
+    fn gated_at_once(&self, x: &Read, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
+        let lines = &self.inputs.tokens;
+        let Some((weight, None)) = self.together(&sites, lines) else { return Ok(None) };
+        if !gates(self.machine.dtype, lines.count) {
+            return Ok(None);
+        }
+        let tables = self.tables(&sites, lines);
+        let own = match (&tables, &x.shrunk) {
+            (Some(tables), None) => Some(self.shrunk(tables, lines)?),
+            _ => None,
+        };
+        let shrunk = x.shrunk.as_ref().or(own.as_ref());
+        let patches = tables.as_deref().zip(shrunk).map(|(tables, shrunk)| self.sites(tables, lines, shrunk.slice()));
+        if patches.as_ref().is_some_and(|patches| !lines.replaced.is_empty() || !adapts(patches)) {
+            return Ok(None);
+        }
+        let (inputs, outputs) = (x.x.width(), sites[0].weight.dims()[0]);
         let y = self.activations(outputs)?;
-        let (x, weight, y_slice) = (x.slice(), &weight, y.slice());
-        let product = GatedProduct { x, weight, bias: None, activation, y: y_slice, lines, inputs, outputs };
-        self.machine.gated(&product).map_err(gpu)?;
+        let (slice, weight, y_slice, lines) = (x.x.slice(), &weight, y.slice(), lines.count);
+        let product =
+            GatedProduct { x: slice, weight, bias: None, activation, y: y_slice, lines, inputs, outputs, ahead: None };
+        self.machine.gated(&product, patches.as_ref(), x.shrunk.is_some()).map_err(gpu)?;
         Ok(Some(y))
     }
 
     /// Adds to a sum what a site makes of x.
-    pub(super) fn add(&self, sum: &Part, x: &Part, layer: &Linear, lines: &Lines) -> Result<()> {
+    pub(super) fn add(&self, sum: &Part, x: &Read, layer: &Linear, lines: &Lines) -> Result<()> {
         self.call(
             &[layer],
             Call {
-                x: x.slice(),
+                x,
                 weight: layer.weight.on_gpu().clone(),
                 bias: layer.bias.as_ref().map(|bias| bias.on_gpu().clone()),
                 y: sum.slice(),
                 store: Store::Add,
-                inputs: x.width(),
+                inputs: x.x.width(),
                 outputs: sum.width(),
                 lines,
             },
         )
     }
 
-    fn rescales(&self, layer: &Linear) -> bool {
-        self.residents.tables.site(layer.site).is_some_and(|site| site.rescales_inputs)
+    /// Whether some adapter scaled the inputs of some of the sites.
+    fn rescale(&self, layers: &[&Linear]) -> bool {
+        let rescales =
+            |layer: &&Linear| self.residents.tables.site(layer.site).is_some_and(|site| site.rescales_inputs);
+        layers.iter().any(rescales)
     }
 
     fn call(&self, layers: &[&Linear], call: Call<'_>) -> Result<()> {
-        let tables: Option<Vec<&SiteTable>> =
-            layers.iter().map(|layer| self.residents.tables.site(layer.site)).collect();
-        match tables.filter(|_| call.lines.adapted) {
-            None => self.plain(&call, call.x, call.bias.as_ref(), call.y, call.store),
+        match self.tables(layers, call.lines) {
+            None => self.plain(&call, call.x.x.slice(), call.bias.as_ref(), call.y, call.store),
             Some(tables) => self.patched(layers, &tables, &call),
         }
     }
 
-    fn plain(&self, call: &Call<'_>, x: &Slice, bias: Option<&Slice>, y: &Slice, store: Store) -> Result<()> {
-        let Call { weight, inputs, outputs, lines, .. } = call;
-        let (inputs, outputs, lines) = (*inputs, *outputs, lines.count);
-        let product = Product { x, weight, bias, y, pitch: outputs, store, lines, inputs, outputs };
-        self.machine.product(&product).map_err(gpu)
+    /// What adapters change about sites, if some line has an adapter and one ever changed them.
+    fn tables(&self, layers: &[&Linear], lines: &Lines) -> Option<Vec<&Table>> {
+        let tables = layers.iter().map(|layer| Some(&self.residents.tables.site(layer.site)?.table));
+        lines.adapted.then(|| tables.collect()).flatten()
     }
 
-    /// The base's product, then what adapters make of it.
-    fn patched(&self, layers: &[&Linear], tables: &[&SiteTable], call: &Call<'_>) -> Result<()> {
-        let Call { x, inputs, outputs, lines, .. } = *call;
-        let (device, dtype) = (&self.machine.gpu, self.machine.dtype);
-        let base = self.memory(Dtype::F32, lines.count * outputs)?;
-        match tables {
-            [site] if site.rescales_inputs => {
-                let scaled = self.memory(dtype, lines.count * inputs)?;
-                rescale_inputs(device, &site.table, &lines.slots, x, scaled.slice()).map_err(gpu)?;
-                self.plain(call, scaled.slice(), None, base.slice(), Store::Write)?;
-            }
-            _ => self.plain(call, x, None, base.slice(), Store::Write)?,
-        }
-        self.replace(layers, call, base.slice())?;
-        let tables: Vec<&Table> = tables.iter().map(|site| &site.table).collect();
+    /// Memory for the lines that adapters shrink.
+    fn shrunk(&self, tables: &[&Table], lines: &Lines) -> Result<Memory> {
         let most_rank = tables.iter().map(|table| table.most_rank()).max().unwrap_or(0);
-        let shrunk = self.memory(Dtype::F32, tables.len() * lines.count * most_rank)?;
-        let sites =
-            Sites { tables: &tables, lines_of: lines.lines_of(), lines: lines.count, shrunk: shrunk.slice(), dtype };
+        self.memory(Dtype::F32, tables.len() * lines.count * most_rank)
+    }
+
+    fn sites<'a>(&self, tables: &'a [&'a Table], lines: &'a Lines, shrunk: &'a Slice) -> Sites<'a> {
+        Sites { tables, lines_of: lines.lines_of(), lines: lines.count, shrunk, dtype: self.machine.dtype }
+    }
+
+    fn plain(&self, call: &Call<'_>, x: &Slice, bias: Option<&Slice>, y: &Slice, store: Store) -> Result<()> {
+        self.machine.product(&call.product(x, bias, y, store)).map_err(gpu)
+    }
+
+    /// The base's product and what adapters make of it: in one launch where there is a kernel for it.
+    fn patched(&self, layers: &[&Linear], tables: &[&Table], call: &Call<'_>) -> Result<()> {
+        let Call { inputs, outputs, lines, .. } = *call;
+        let (device, dtype, x) = (&self.machine.gpu, self.machine.dtype, call.x.x.slice());
+        let scaled = match layers {
+            [_] if self.rescale(layers) => {
+                let scaled = self.memory(dtype, lines.count * inputs)?;
+                rescale_inputs(device, tables[0], &lines.slots, x, scaled.slice()).map_err(gpu)?;
+                Some(scaled)
+            }
+            _ => None,
+        };
+        let of_base = scaled.as_ref().map_or(x, Memory::slice);
+        let own = if call.x.shrunk.is_none() { Some(self.shrunk(tables, lines)?) } else { None };
+        let Some(shrunk) = call.x.shrunk.as_ref().or(own.as_ref()) else {
+            candle_core::bail!("lines are shrunk, or there is memory for it");
+        };
+        let sites = self.sites(tables, lines, shrunk.slice());
+        if lines.replaced.is_empty() && adapts(&sites) {
+            let product = call.product(of_base, call.bias.as_ref(), call.y, call.store);
+            return self.machine.adapted(&product, &sites, own.is_some().then_some(x)).map_err(gpu);
+        }
+        let base = self.memory(Dtype::F32, lines.count * outputs)?;
+        self.plain(call, of_base, None, base.slice(), Store::Write)?;
+        self.replace(layers, call, base.slice())?;
         shrink(device, &sites, x).map_err(gpu)?;
         let expansion = Expansion { base: base.slice(), bias: call.bias.as_ref(), y: call.y, store: call.store };
         expand(device, &sites, &expansion).map_err(gpu)
@@ -146,7 +228,8 @@ impl Step<'_> {
 
     /// Products of adapters' own weights, in place of the base's.
     fn replace(&self, layers: &[&Linear], call: &Call<'_>, base: &Slice) -> Result<()> {
-        let Call { x, inputs, outputs: pitch, lines, .. } = *call;
+        let Call { inputs, outputs: pitch, lines, .. } = *call;
+        let x = call.x.x.slice();
         for (range, adapter) in &lines.replaced {
             let mut column = 0;
             for layer in layers {
@@ -156,7 +239,9 @@ impl Step<'_> {
                     let x = x.part(range.start * inputs..range.end * inputs);
                     let y = base.part(range.start * pitch + column..(range.end - 1) * pitch + column + outputs);
                     let (store, lines) = (Store::Write, range.len());
-                    let product = Product { x: &x, weight, bias: None, y: &y, pitch, store, lines, inputs, outputs };
+                    let bias = None;
+                    let product =
+                        Product { x: &x, weight, bias, y: &y, pitch, store, lines, inputs, outputs, ahead: None };
                     self.machine.product(&product).map_err(gpu)?;
                 }
                 column += outputs;
