@@ -11,6 +11,8 @@ const SHARE: f64 = 0.88;
 /// How long such a larger share, or a step in which nobody is being answered, may take: who comes meanwhile waits as long, and
 /// the weights are read once for so much work.
 const UNDISTURBED: f64 = 0.25; // s
+/// What prompts may add to any step of a device that was warmed up: nobody who reads an answer sees so short a pause.
+const UNNOTICED: f64 = 0.015; // s
 /// Tokens of the first steps, when nothing was measured yet. A step may have so many, or twice those of the last; one that
 /// disturbs nobody always may, however long the weights take.
 const UNKNOWN: usize = 64;
@@ -48,6 +50,8 @@ pub struct Pace {
 struct Rate {
     /// Seconds of each token in a large step.
     token: f64,
+    /// Tokens of the largest step.
+    most: usize,
     /// Seconds before the first, as measured.
     first: Option<f64>,
 }
@@ -58,17 +62,24 @@ impl Pace {
         let mut pace = Self::default();
         if let Some(Warm { tokens, took }) = warm {
             pace.note(0, tokens, took);
-            pace.rate = Some(Rate { token: took.as_secs_f64() / tokens.max(1) as f64, first: None });
+            pace.rate = Some(Rate { token: took.as_secs_f64() / tokens.max(1) as f64, most: tokens, first: None });
         }
         pace
+    }
+
+    /// Whether the model was warmed up: its steps are short.
+    pub fn is_of_a_warm_model(&self) -> bool {
+        self.rate.is_some()
     }
 
     /// The most prompt tokens of a step in which `decoding` rows decode while `prompts` requests wait for their first token.
     /// None for now and then a step that only decodes.
     pub fn prompt_tokens(&self, decoding: usize, prompts: usize) -> usize {
-        let most = UNKNOWN.max(2 * self.last);
+        // A large step was measured where there was a warm-up: nothing is felt for.
+        let most = self.rate.as_ref().map_or(2 * self.last, |rate| rate.most).max(UNKNOWN);
         if decoding == 0 {
-            return self.alone.map_or(UNKNOWN, |token| ((UNDISTURBED / token) as usize).clamp(UNKNOWN, most));
+            let token = self.rate.as_ref().map(|rate| rate.token).or(self.alone);
+            return token.map_or(UNKNOWN, |token| ((UNDISTURBED / token) as usize).clamp(UNKNOWN, most));
         }
         let others = decoding.abs_diff(self.rows) * 4 > self.rows;
         let Some(step) = self.decode.filter(|_| self.mixed < if others { MIXED_OTHERS } else { MIXED }) else {
@@ -76,10 +87,11 @@ impl Pace {
         };
         let share = step * SHARE;
         let time = (share * prompts as f64 / decoding as f64).min(UNDISTURBED).max(share);
-        if let Some(Rate { token, first }) = self.rate {
-            // Tokens that take less than what comes before the first disturb as much for less.
-            let first = first.unwrap_or(0.0);
-            return (((time - first).max(first) / token) as usize).clamp(LEAST, most);
+        if let Some(Rate { token, first, .. }) = self.rate {
+            let time = time.max(UNNOTICED);
+            // However much comes before the first token, a piece is worth it.
+            let left = (time - first.unwrap_or(0.0)).max(time / 4.0);
+            return ((left / token) as usize).clamp(LEAST, most);
         }
         let Some(token) = self.added.or(self.alone) else { return UNKNOWN };
         ((time / token) as usize).clamp(LEAST, most)
@@ -105,7 +117,7 @@ impl Pace {
                 // Noise may make a fuller step look faster; a token never costs nothing.
                 let added = (took - self.decode.unwrap_or(0.0)).max(took * 0.1);
                 self.added = mixed(self.added.or(self.alone), added / tokens as f64);
-                if let Some(Rate { token, first }) = &mut self.rate {
+                if let Some(Rate { token, first, .. }) = &mut self.rate {
                     *first = mixed(*first, (added - *token * tokens as f64).max(0.0));
                 }
             }
@@ -198,20 +210,56 @@ mod tests {
         assert!((0.6 * right..1.5 * right).contains(&(tokens as f64)), "{tokens}, {right} would be right");
     }
 
+    /// A GPU with a base of 1B parameters: milliseconds of a step.
+    fn on_a_gpu(decoding: usize, tokens: usize) -> Duration {
+        // More whenever there is a prompt, and 4 µs for each of its tokens.
+        let first = if tokens > 0 { 2.0 } else { 0.0 };
+        let weights = if decoding > 0 { 1.76 } else { 0.0 };
+        Duration::from_secs_f64((weights + first + 0.004 * tokens as f64) / 1000.0)
+    }
+
+    fn warm() -> Pace {
+        Pace::new(Some(Warm { tokens: 8192, took: on_a_gpu(0, 8192) }))
+    }
+
     #[test]
-    fn where_the_first_token_costs_much_pieces_are_large() {
-        // 2 ms more whenever there is a prompt, and 4 µs for each of its tokens.
-        let took = |decoding: usize, tokens: usize| {
-            let first = if tokens > 0 { 2.0 } else { 0.0 };
-            Duration::from_secs_f64((2.0 + 0.01 * decoding as f64 + first + 0.004 * tokens as f64) / 1000.0)
-        };
-        let mut pace = Pace::new(Some(Warm { tokens: 8192, took: took(0, 8192) }));
+    fn where_the_first_token_costs_much_a_piece_is_what_nobody_notices() {
+        let mut pace = warm();
         for _ in 0..60 {
             let tokens = pace.prompt_tokens(31, 1);
-            pace.note(31, tokens, took(31, tokens));
+            pace.note(31, tokens, on_a_gpu(31, tokens));
         }
         let tokens = (0..3).map(|_| pace.prompt_tokens(31, 1)).max().unwrap();
-        assert!((300..=700).contains(&tokens), "{tokens}");
+        let added = on_a_gpu(31, tokens) - on_a_gpu(31, 0);
+        assert!((0.012..0.016).contains(&added.as_secs_f64()), "{tokens} tokens add {added:?}");
+    }
+
+    #[test]
+    fn prompts_that_come_together_after_a_first_one_take_few_steps() {
+        let mut pace = warm();
+        pace.note(0, 128, on_a_gpu(0, 128));
+        let (mut waiting, mut decoding, mut steps, mut took) = (31 * 128, 1, 0, Duration::ZERO);
+        while waiting > 0 {
+            let tokens = pace.prompt_tokens(decoding, waiting / 128).min(waiting);
+            pace.note(decoding, tokens, on_a_gpu(decoding, tokens));
+            (waiting, decoding, steps) = (waiting - tokens, decoding + tokens / 128, steps + 1);
+            took += on_a_gpu(decoding, tokens);
+        }
+        assert!(steps <= 3 && took < Duration::from_millis(28), "{steps} steps took {took:?}");
+    }
+
+    #[test]
+    fn prompts_that_take_longer_than_those_of_the_warm_up_get_smaller_pieces() {
+        let mut pace = warm();
+        // Adapters, or a long context: three times as long.
+        let took = |tokens| on_a_gpu(31, 3 * tokens);
+        for _ in 0..100 {
+            let tokens = pace.prompt_tokens(31, 1);
+            pace.note(31, tokens, took(tokens));
+        }
+        let tokens = (0..3).map(|_| pace.prompt_tokens(31, 1)).max().unwrap();
+        let added = took(tokens) - took(0);
+        assert!((0.008..0.020).contains(&added.as_secs_f64()), "{tokens} tokens add {added:?}");
     }
 
     #[test]

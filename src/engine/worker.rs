@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +21,10 @@ use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
 
 /// How long is waited for adapters before somebody looks again, when nothing else runs.
 const NOTHING_ELSE_TO_DO: Duration = Duration::from_micros(50);
+/// Where steps are short, who comes so soon after another shares its first step instead of waiting for it to end.
+const TOGETHER: Duration = Duration::from_micros(100);
+/// However many follow each other so, nobody waits longer.
+const TOGETHER_AT_MOST: Duration = Duration::from_millis(1);
 
 /// What the handle sends.
 pub enum Command {
@@ -80,6 +84,8 @@ impl Worker {
 
     /// Takes what was sent; waits if there is nothing else to do. Answers whether to go on.
     fn listen(&mut self) -> bool {
+        // Since when an engine that was idle gathers those who come together.
+        let mut gathers = None;
         loop {
             let command = match self.groups.is_empty() {
                 true if self.draining => return false,
@@ -87,20 +93,32 @@ impl Worker {
                     Ok(command) => command,
                     Err(_) => return false,
                 },
-                false => match self.commands.try_recv() {
-                    Ok(command) => command,
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+                false => match self.command_sent(gathers) {
+                    Some(command) => command,
+                    None => return true,
                 },
             };
             match command {
                 Command::Drain => self.draining = true,
                 Command::Submit(group) => {
+                    if self.groups.is_empty() && self.pace.is_of_a_warm_model() {
+                        gathers = Some(Instant::now());
+                    }
                     let id = UnitId(self.next);
                     self.next += 1;
                     self.groups.insert(id, *group);
                     self.arriving.push(id);
                 }
             }
+        }
+    }
+
+    /// What else was sent; an engine that gathers waits a moment for it.
+    fn command_sent(&self, gathers: Option<Instant>) -> Option<Command> {
+        let left = gathers.map(|since| TOGETHER_AT_MOST.saturating_sub(since.elapsed()).min(TOGETHER));
+        match left.filter(|left| !left.is_zero()) {
+            Some(left) => self.commands.recv_timeout(left).ok(),
+            None => self.commands.try_recv().ok(),
         }
     }
 
