@@ -2,6 +2,8 @@
 
 mod contents;
 
+use std::collections::VecDeque;
+
 use crate::model::{BLOCK_TOKENS, BlockId};
 
 use contents::Contents;
@@ -13,15 +15,15 @@ pub struct BlockPool {
     free: Vec<BlockId>,
     references: Vec<u32>,
     contents: Contents,
-    /// Blocks whose contents the current step computes.
-    unsettled: Vec<BlockId>,
+    /// Blocks whose contents steps under way compute, by step, in order.
+    unsettled: VecDeque<Vec<BlockId>>,
 }
 
 impl BlockPool {
     /// A pool of `total` free blocks.
     pub fn new(total: usize) -> Self {
         let free = (0..total as u32).rev().map(BlockId).collect();
-        Self { free, references: vec![0; total], contents: Contents::new(total), unsettled: vec![] }
+        Self { free, references: vec![0; total], contents: Contents::new(total), unsettled: VecDeque::new() }
     }
 
     /// All blocks.
@@ -74,23 +76,33 @@ impl BlockPool {
         self.contents.find(before, tokens)
     }
 
-    /// Says what a block will hold once the current step has run; answers the name of everything up to there.
+    /// A further step is planned.
+    pub fn begin_step(&mut self) {
+        self.unsettled.push_back(vec![]);
+    }
+
+    /// The step planned last computes nothing and will not run.
+    pub fn withdraw_step(&mut self) {
+        self.unsettled.pop_back();
+    }
+
+    /// Says what a block will hold once the step planned last has run; answers the name of everything up to there.
     pub fn fill(&mut self, block: BlockId, before: Before, tokens: [u32; BLOCK_TOKENS]) -> Link {
         let (link, new) = self.contents.add(block, before, tokens);
-        if new {
-            self.unsettled.push(block);
+        if let Some(step) = self.unsettled.back_mut().filter(|_| new) {
+            step.push(block);
         }
         link
     }
 
-    /// The last step has run: what it computed is there.
+    /// The first of the steps under way has run: what it computed is there.
     pub fn settle(&mut self) {
-        self.unsettled.clear();
+        self.unsettled.pop_front();
     }
 
-    /// The last step failed: nobody finds what it should have computed. Answers the blocks it should have filled.
+    /// A step failed: nobody finds what it, and those after it, should have computed. Answers the blocks they should have filled.
     pub fn forget_unsettled(&mut self) -> Vec<BlockId> {
-        let lost = std::mem::take(&mut self.unsettled);
+        let lost: Vec<BlockId> = self.unsettled.drain(..).flatten().collect();
         for &block in &lost {
             if self.contents.forget(block) && self.references[block.0 as usize] == 0 {
                 self.free.push(block);
@@ -139,10 +151,12 @@ mod tests {
     fn what_a_failed_step_should_have_computed_is_not_found() {
         let mut pool = BlockPool::new(2);
         let kept = pool.take().unwrap();
+        pool.begin_step();
         pool.fill(kept, ROOT, tokens(0));
-        pool.settle();
         let lost = pool.take().unwrap();
+        pool.begin_step();
         pool.fill(lost, ROOT, tokens(9));
+        pool.settle();
         pool.release(lost);
         pool.forget_unsettled();
         assert!(pool.find(ROOT, &tokens(0)).is_some());

@@ -50,6 +50,8 @@ pub struct PlannedRow {
     pub prefix_from: Option<usize>,
     /// Whether the known tokens are complete after this row, so that something comes out.
     pub last: bool,
+    /// Whether `tokens` holds a 0 for the one token that the step before chooses for the same branch.
+    pub follows: bool,
 }
 
 /// The next step.
@@ -137,15 +139,30 @@ impl Scheduler {
         self.waiting.insert(id, Unit::new(demand, adapter, prompt));
     }
 
+    /// Lets the units for which the step under way chooses tokens go on with them, before they are known: [`Self::grow`] tells
+    /// them, or [`Self::end`] says that there is no further one. Answers no, and does nothing, if blocks are so short that
+    /// somebody would have to give up its own; then the step is waited for.
+    ///
+    /// Only where that step chooses for all units that are complete.
+    pub fn advance(&mut self) -> bool {
+        self.catch_up();
+        let grow = self.running.values().filter(|unit| unit.decodes() || unit.may_advance());
+        let blocks: usize = grow.map(|unit| unit.blocks_to_grow(&self.pool)).sum();
+        if blocks > self.pool.available() {
+            return false;
+        }
+        self.running.values_mut().filter(|unit| unit.may_advance()).for_each(Unit::advance);
+        true
+    }
+
     /// Plans the next step: who is let in, every branch that decodes, then at most `prompt_tokens` tokens of prompts
     /// (at least one if nothing else runs).
     ///
-    /// Taken as said that the last plan was carried out, unless [`Self::fail`] says otherwise.
+    /// Taken as said that the plans before were or will be carried out, unless [`Self::fail`] says otherwise.
     pub fn plan(&mut self, prompt_tokens: usize) -> Plan {
-        self.pool.settle();
+        self.pool.begin_step();
         // First, because who finds all it knows decodes in this step.
-        let behind = self.running.values_mut().filter(|unit| !unit.decodes());
-        behind.for_each(|unit| unit.adopt_all(&mut self.pool));
+        self.catch_up();
         self.admit();
         let mut plan = Plan::default();
         for id in self.ranked() {
@@ -158,7 +175,21 @@ impl Scheduler {
         for (id, tokens) in grants(self.backlogs(), tokens) {
             plan.prompt_tokens += self.prefill(&mut plan, id, tokens);
         }
+        if plan.rows.is_empty() {
+            self.pool.withdraw_step();
+        }
         plan
+    }
+
+    /// The first of the plans under way was carried out.
+    pub fn carried_out(&mut self) {
+        self.pool.settle();
+    }
+
+    /// Units that do not decode take over what others computed.
+    fn catch_up(&mut self) {
+        let behind = self.running.values_mut().filter(|unit| !unit.decodes());
+        behind.for_each(|unit| unit.adopt_all(&mut self.pool));
     }
 
     /// After a step: branch `i` of a unit goes on as a copy of branch `grown[i].0` with the token `grown[i].1`.
@@ -177,7 +208,8 @@ impl Scheduler {
         self.shares.leaves(unit.adapter, waited);
     }
 
-    /// The step was not carried out: its units are forgotten, and what it should have computed. Who counted on that starts again.
+    /// A step was not carried out, nor what was planned after it: its units are forgotten, and what all of these should have
+    /// computed. Who counted on that starts again.
     pub fn fail(&mut self, plan: &Plan) {
         plan.rows.iter().for_each(|row| self.end(row.unit));
         let unsettled: HashSet<BlockId> = self.pool.forget_unsettled().into_iter().collect();
@@ -254,10 +286,10 @@ impl Scheduler {
     /// Answers whether there was a block to write.
     fn decode_branch(&mut self, plan: &mut Plan, id: UnitId, branch: usize) -> bool {
         let at = &self.running[&id].branches[branch];
-        let written = at.blocks.get(at.len / BLOCK_TOKENS).copied();
-        let own = match written {
-            Some(block) if !self.pool.is_shared(block) => None,
-            _ => match self.take_for(id) {
+        let written = at.written();
+        let own = match at.needs_block(&self.pool) {
+            false => None,
+            true => match self.take_for(id) {
                 Some(block) => Some(block),
                 None => return false,
             },
@@ -276,8 +308,8 @@ impl Scheduler {
         let start = at.len;
         at.len += 1;
         let blocks = at.blocks.clone();
-        let tokens = unit.tokens(branch, start, start + 1);
-        plan.rows.push(PlannedRow { unit: id, branch, start, tokens, blocks, prefix_from: None, last: true });
+        let (tokens, follows) = (unit.tokens(branch, start, start + 1), unit.is_unknown(branch));
+        plan.rows.push(PlannedRow { unit: id, branch, start, tokens, blocks, prefix_from: None, last: true, follows });
         true
     }
 
@@ -380,6 +412,7 @@ fn next_piece(id: UnitId, unit: &mut Unit, branch: usize, budget: usize, pool: &
         blocks,
         prefix_from: (computed < prefix).then_some(computed),
         last: unit.branches.len() == 1 && end == unit.known(branch),
+        follows: false,
     })
 }
 

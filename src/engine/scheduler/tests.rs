@@ -201,15 +201,16 @@ fn asks() -> impl Strategy<Value = Ask> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Thousands of traces: arrivals at any time, forks, ends, clients that leave, steps that fail, pools that are too small.
+    /// Thousands of traces: arrivals at any time, forks, ends, clients that leave, steps that fail, steps begun before the last is over, pools that are too small.
     #[test]
     fn everybody_finishes_within_budget_reads_its_own_tokens_and_no_block_is_lost(
         tokens in 4usize..64,
         blocks in 1usize..40,
         asks in prop::collection::vec(asks(), 1..16),
         choices in prop::collection::vec(any::<u8>(), 1..64),
+        ahead in any::<bool>(),
     ) {
-        Simulation::new(Budget { tokens, running: 4.min(tokens) }, blocks, asks, choices).run();
+        Simulation::new(Budget { tokens, running: 4.min(tokens) }, blocks, asks, choices, ahead).run();
     }
 
     #[test]

@@ -7,6 +7,8 @@ use super::super::blocks::{Before, BlockPool, Link};
 
 /// Stands for the positions of a key-value prefix among the tokens of a sequence. Which prefix it is, its adapter says.
 const PREFIX: u32 = u32::MAX;
+/// Stands for a token that is not known yet.
+const UNKNOWN: u32 = 0;
 
 /// What a unit will need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +66,28 @@ pub struct Unit {
 /// One sequence of a unit.
 #[derive(Clone, Default)]
 pub struct Branch {
-    /// Tokens chosen so far; the last is not computed yet.
+    /// Tokens chosen so far; the last is not computed yet, or by a step under way.
     pub answer: Vec<u32>,
+    /// Whether the last of them only stands for one that a step under way chooses.
+    unknown: bool,
     /// They cover `len` positions.
     pub blocks: Vec<BlockId>,
     /// Names of what the full blocks hold.
     links: Vec<Link>,
     /// Positions computed.
     pub len: usize,
+}
+
+impl Branch {
+    /// The block that holds the next position to be computed, if it has one.
+    pub fn written(&self) -> Option<BlockId> {
+        self.blocks.get(self.len / BLOCK_TOKENS).copied()
+    }
+
+    /// Whether the next position takes a block: there is none for it, or one that others read too.
+    pub fn needs_block(&self, pool: &BlockPool) -> bool {
+        self.written().is_none_or(|block| pool.is_shared(block))
+    }
 }
 
 impl Unit {
@@ -84,7 +100,7 @@ impl Unit {
         unit
     }
 
-    /// Positions of a branch whose tokens are known.
+    /// Positions of a branch whose tokens are known, or will be before they are computed.
     pub fn known(&self, branch: usize) -> usize {
         self.demand.prefix + self.prompt.len() + self.branches[branch].answer.len()
     }
@@ -97,6 +113,25 @@ impl Unit {
     /// Whether each branch lacks just the token that was chosen last.
     pub fn decodes(&self) -> bool {
         (0..self.branches.len()).all(|branch| !self.branches[branch].answer.is_empty() && self.rest(branch) == 1)
+    }
+
+    /// Whether the step under way chooses a token for it after which it may go on, if that does not end it.
+    pub fn may_advance(&self) -> bool {
+        let [branch] = &self.branches[..] else { return false };
+        let goes_on = self.demand.cached && self.demand.width == 1 && branch.answer.len() + 1 < self.demand.answer;
+        goes_on && !branch.unknown && self.rest(0) == 0
+    }
+
+    /// Goes on with a token that is not known yet, as [`Self::may_advance`] allows.
+    pub fn advance(&mut self) {
+        let branch = &mut self.branches[0];
+        branch.answer.push(UNKNOWN);
+        branch.unknown = true;
+    }
+
+    /// Whether a branch goes on with a token that is not known yet.
+    pub fn is_unknown(&self, branch: usize) -> bool {
+        self.branches[branch].unknown
     }
 
     /// Whether its prompt was computed once, so that its client hears of it.
@@ -115,6 +150,11 @@ impl Unit {
         let longest = (0..self.branches.len()).map(|branch| self.known(branch)).max().unwrap_or(0);
         let held = self.branches.iter().flat_map(|branch| &branch.blocks).collect::<std::collections::HashSet<_>>();
         self.demand.blocks_up_to(longest, self.branches.len()).saturating_sub(held.len())
+    }
+
+    /// Blocks that a token more for each branch takes.
+    pub fn blocks_to_grow(&self, pool: &BlockPool) -> usize {
+        self.branches.iter().filter(|branch| branch.needs_block(pool)).count()
     }
 
     /// Tokens `from..to` of a branch; `from` lies behind the prefix.
@@ -138,9 +178,11 @@ impl Unit {
         std::array::from_fn(|i| self.token(branch, block * BLOCK_TOKENS + i))
     }
 
-    /// Names the blocks that are full now, so that others find them.
+    /// Names the blocks that are full now, so that others find them; none before all of its tokens are known.
     pub fn name_full_blocks(&mut self, branch: usize, pool: &mut BlockPool) {
-        while (self.branches[branch].links.len() + 1) * BLOCK_TOKENS <= self.branches[branch].len {
+        let unknown = usize::from(self.branches[branch].unknown);
+        let nameable = self.branches[branch].len.min(self.known(branch) - unknown);
+        while (self.branches[branch].links.len() + 1) * BLOCK_TOKENS <= nameable {
             let block = self.branches[branch].links.len();
             let (before, tokens) = (self.before(branch), self.block_tokens(branch, block));
             let Branch { blocks, links, .. } = &mut self.branches[branch];
@@ -198,8 +240,16 @@ impl Unit {
         (branch.blocks, branch.links, branch.len) = (blocks, links, shared * BLOCK_TOKENS);
     }
 
-    /// Branch `i` goes on as a copy of branch `grown[i].0` with the token `grown[i].1`.
+    /// Branch `i` goes on as a copy of branch `grown[i].0` with the token `grown[i].1`; which may be the one it went on with
+    /// before it was known.
     pub fn grow(&mut self, grown: &[(usize, u32)], pool: &mut BlockPool) {
+        if let (&[(0, token)], [Branch { answer, unknown: unknown @ true, .. }]) = (grown, &mut self.branches[..]) {
+            answer.pop();
+            answer.push(token);
+            *unknown = false;
+            // A step under way computes it.
+            return self.name_full_blocks(0, pool);
+        }
         let mut old: Vec<Option<Branch>> = std::mem::take(&mut self.branches).into_iter().map(Some).collect();
         for (i, &(parent, token)) in grown.iter().enumerate() {
             // The last child takes the parent's place; the others are copies.
