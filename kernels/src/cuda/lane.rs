@@ -21,8 +21,8 @@ impl Lane {
     }
 
     /// Copies bytes of page-locked memory to where `to` has its byte `at`. They have to stay as they are until the lane was
-    /// waited for. The GPU's own stream knows nothing of it: `to` was taken before that was waited for last, nobody reads it
-    /// before the lane was waited for, and nobody lets go of it before.
+    /// waited for. The GPU's own stream knows nothing of it: `to` was taken before a [`Mark`](super::Mark) that is done, nobody
+    /// reads it before the lane was waited for, and nobody lets go of it before.
     ///
     /// # Panics
     /// If the bytes lie outside, here or there, or are another GPU's.

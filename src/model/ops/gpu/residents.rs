@@ -118,9 +118,9 @@ impl Residents {
         check(adapter)?;
         let upload = Arc::new(Upload::of(adapter, self.dtype));
         let Some((slot, memory)) = self.room(upload.bytes(), at_once)? else { return Ok(false) };
-        // The courier's copies are not in the order of launches.
-        self.gpu.synchronize().map_err(gpu_error)?;
-        let arrival = self.courier.send(upload.clone(), memory.clone())?;
+        // Steps under way may still read what was there before.
+        let taken = self.gpu.record().map_err(gpu_error)?;
+        let arrival = self.courier.send(upload.clone(), memory.clone(), taken)?;
         self.place(adapter, slot, &upload, &memory, arrival);
         Ok(false)
     }
@@ -161,7 +161,8 @@ impl Residents {
         settled
     }
 
-    /// Takes the adapter that was used longest ago from the GPU; not one of this step, nor one on its way.
+    /// Takes the adapter that was used longest ago from the GPU; not one of this step, nor one on its way. A step under way may
+    /// have it: what it reads changes in the order of launches alone, and memory is given to others in that order too.
     fn evict(&mut self) -> bool {
         let unused = self.slots.iter().enumerate().filter_map(|(slot, resident)| {
             let unused = |resident: &&Resident| resident.last_used < self.clock && resident.arrival.is_none();

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use repertoire_kernels::cuda::{Gpu, Lane, Pinned, Slice};
+use repertoire_kernels::cuda::{Gpu, Lane, Mark, Pinned, Slice};
 
 use crate::device::{gpu_error, with_bytes};
 
@@ -22,6 +22,8 @@ pub struct Courier(Sender<Errand>);
 struct Errand {
     upload: Arc<Upload>,
     memory: Slice,
+    /// When the memory is nobody else's any more.
+    taken: Mark,
     done: Sender<Result<()>>,
 }
 
@@ -39,18 +41,20 @@ impl Courier {
         let (errands, received) = channel::<Errand>();
         std::thread::Builder::new().name("courier".into()).spawn(move || {
             let mut route = Route { lane, staging };
-            for Errand { upload, memory, done } in received {
+            for Errand { upload, memory, taken, done } in received {
+                // The lane's copies are not in the order of launches.
+                let carried = taken.wait().map_err(gpu_error).and_then(|()| route.carry(&upload, &memory));
                 // Nobody waits any more where this fails.
-                let _ = done.send(route.carry(&upload, &memory));
+                let _ = done.send(carried);
             }
         })?;
         Ok(Self(errands))
     }
 
-    /// Has an upload copied to memory that was taken before the GPU was waited for last.
-    pub fn send(&self, upload: Arc<Upload>, memory: Slice) -> Result<Arrival> {
+    /// Has an upload copied to memory, once it is past the point in the order of launches at which it was taken.
+    pub fn send(&self, upload: Arc<Upload>, memory: Slice, taken: Mark) -> Result<Arrival> {
         let (sender, done) = channel();
-        let errand = Errand { upload, memory: memory.clone(), done: sender };
+        let errand = Errand { upload, memory: memory.clone(), taken, done: sender };
         self.0.send(errand).map_err(|_| candle_core::Error::Msg("the courier's thread has ended".into()))?;
         Ok(Arrival { done, _memory: memory })
     }
