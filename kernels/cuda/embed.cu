@@ -30,15 +30,38 @@ __device__ inline Eight load_any(const VirtualTokens& tokens, size_t at, unsigne
     }
 }
 
+// What a token is that was chosen on the GPU: choice `which[token]` of those before, if there is one. Then the id and `which` are
+// written, so that whoever runs the same step again, with other choices by then, finds the same token.
+struct Chosen {
+    unsigned* which;
+    const unsigned* choices;
+    unsigned count;
+};
+
+__device__ inline unsigned id_of(size_t token, unsigned* ids, const Chosen& chosen) {
+    unsigned id = ids[token];
+    if (!chosen.which) return id;
+    const unsigned choice = chosen.which[token];
+    const bool follows = choice < chosen.count;
+    if (follows) id = chosen.choices[choice];
+    // All of the block have read.
+    __syncthreads();
+    if (follows && threadIdx.x == 0) {
+        ids[token] = id;
+        chosen.which[token] = PADDING;
+    }
+    return id;
+}
+
 // One block per token; out [tokens, hidden]. An id below `vocab` is a row of the table, one above is a row of the token's virtual
 // tokens, if it has any; else, as for padding, the line is zero. What is given of learned positions [context, hidden] and of a
 // row for all tokens [hidden] is added.
 template <typename T>
-__device__ void embed(const unsigned* ids, const T* table, unsigned vocab, const VirtualTokens* virtual_tokens,
+__device__ void embed(unsigned* ids, const Chosen& chosen, const T* table, unsigned vocab, const VirtualTokens* virtual_tokens,
                       const unsigned* positions, const T* position_table, unsigned context, const T* for_all, float* out,
                       unsigned hidden) {
     const size_t token = blockIdx.x;
-    const unsigned id = ids[token];
+    const unsigned id = id_of(token, ids, chosen);
     out += token * hidden;
     VirtualTokens own = {0, 0, 0};
     if (id >= vocab && id != PADDING && virtual_tokens) own = virtual_tokens[token];
@@ -72,9 +95,10 @@ __device__ void embed(const unsigned* ids, const T* table, unsigned vocab, const
 
 #define KERNEL(dtype, T)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
-    embed_##dtype(const unsigned* ids, const T* table, unsigned vocab, const VirtualTokens* virtual_tokens,                \
-                  const unsigned* positions, const T* position_table, unsigned context, const T* for_all, float* out,      \
-                  unsigned hidden) {                                                                                       \
-        embed<T>(ids, table, vocab, virtual_tokens, positions, position_table, context, for_all, out, hidden);             \
+    embed_##dtype(unsigned* ids, unsigned* which, const unsigned* choices, unsigned count, const T* table, unsigned vocab, \
+                  const VirtualTokens* virtual_tokens, const unsigned* positions, const T* position_table,                 \
+                  unsigned context, const T* for_all, float* out, unsigned hidden) {                                       \
+        const Chosen chosen = {which, choices, count};                                                                     \
+        embed<T>(ids, chosen, table, vocab, virtual_tokens, positions, position_table, context, for_all, out, hidden);     \
     }
 EACH_DTYPE(KERNEL)

@@ -39,7 +39,7 @@ pub use adapters::{
 pub use choose::{Choice, choose, choose_scratch_len};
 pub use decode::{Decode, attend_decode, decode_scratch_len};
 pub use elementwise::{activate, add_row, gate};
-pub use embed::{Embedding, VirtualTokens, embed};
+pub use embed::{Chosen, Embedding, VirtualTokens, embed};
 pub use gather::gather;
 pub use gemm::Gemm;
 pub use gpu::{Gpu, GpuError};

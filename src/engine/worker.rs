@@ -1,6 +1,13 @@
 //! The engine's thread: takes requests, runs steps, hands out what came of them.
+//!
+//! Where the model can, a step begins before it is known what the one before chose: while the device computes, the engine reads
+//! and hands out those choices, and prepares what comes next. A request that turns out to have ended has then computed one token
+//! more, which nobody hears of; its blocks may be taken at once, as whoever takes them writes them after that.
 
-use std::collections::BTreeMap;
+mod deliver;
+mod flight;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -8,16 +15,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::device::{Activations, compute, with_f32};
-use crate::model::{self, BaseModel, Batch, Output, Outputs, RowSpec};
+use crate::model::{BaseModel, Batch, Output, Outputs, RowSpec};
 use crate::profile::{self, Part};
 
 use super::EngineError;
 use super::group::Group;
 use super::handle::Shared;
 use super::pace::Pace;
-use super::sampler::{NextToken, Sampler};
+use super::sampler::Sampler;
 use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
+use flight::{Flight, Place, places};
 
 /// How long is waited for adapters before somebody looks again, when nothing else runs.
 const NOTHING_ELSE_TO_DO: Duration = Duration::from_micros(50);
@@ -41,6 +48,10 @@ pub struct Worker {
     groups: BTreeMap<UnitId, Group>,
     /// Those of them whose adapters are on their way to the device; the scheduler does not know them yet.
     arriving: Vec<UnitId>,
+    /// Steps under way, the one that ends first in front: two while the results of the first are waited for.
+    flights: VecDeque<Flight>,
+    /// When the last step was over.
+    landed: Instant,
     sampler: Sampler,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -60,26 +71,43 @@ impl Worker {
         shared: Arc<Shared>,
         turn: Arc<Mutex<()>>,
     ) -> Self {
-        let (groups, arriving, sampler) = (BTreeMap::new(), Vec::new(), Sampler::new());
-        Self { model, scheduler, pace, groups, arriving, sampler, commands, shared, turn, next: 0, draining: false }
+        Self {
+            model,
+            scheduler,
+            pace,
+            groups: BTreeMap::new(),
+            arriving: Vec::new(),
+            flights: VecDeque::new(),
+            landed: Instant::now(),
+            sampler: Sampler::new(),
+            commands,
+            shared,
+            turn,
+            next: 0,
+            draining: false,
+        }
     }
 
     /// Runs until it is drained or all handles are gone.
     pub fn run(mut self) {
         while self.listen() {
-            self.drop_the_unwanted();
-            // A panic in our own bookkeeping fails what is inside; the engine starts over and lives on.
-            let gone_on = catch_unwind(AssertUnwindSafe(|| {
-                self.let_in();
-                if self.groups.len() > self.arriving.len() {
-                    self.step();
-                }
-            }));
-            if gone_on.is_err() {
-                self.start_over();
-            }
-            self.note();
+            self.go_on();
         }
+    }
+
+    fn go_on(&mut self) {
+        self.drop_the_unwanted();
+        // A panic in our own bookkeeping fails what is inside; the engine starts over and lives on.
+        let gone_on = catch_unwind(AssertUnwindSafe(|| {
+            self.let_in();
+            if self.groups.len() > self.arriving.len() || !self.flights.is_empty() {
+                self.step();
+            }
+        }));
+        if gone_on.is_err() {
+            self.start_over();
+        }
+        self.note();
     }
 
     /// Takes what was sent; waits if there is nothing else to do. Answers whether to go on.
@@ -87,7 +115,7 @@ impl Worker {
         // Since when an engine that was idle gathers those who come together.
         let mut gathers = None;
         loop {
-            let command = match self.groups.is_empty() {
+            let command = match self.groups.is_empty() && self.flights.is_empty() {
                 true if self.draining => return false,
                 true => match self.commands.recv() {
                     Ok(command) => command,
@@ -124,10 +152,10 @@ impl Worker {
 
     /// Gives the scheduler those whose adapters are on the device.
     fn let_in(&mut self) {
-        let Self { model, groups, scheduler, shared, .. } = self;
+        let Self { model, groups, scheduler, flights, shared, .. } = self;
         self.arriving.retain(|id| {
             let Some(group) = groups.get_mut(id) else { return false };
-            let idle = scheduler.running() + scheduler.waiting() == 0;
+            let idle = flights.is_empty() && scheduler.running() + scheduler.waiting() == 0;
             let arrived = group.adapter.as_ref().map_or(Ok(true), |lease| model.call(lease.adapter(), idle));
             match arrived {
                 Ok(false) => return true,
@@ -144,7 +172,7 @@ impl Worker {
             }
             false
         });
-        if !self.arriving.is_empty() && self.arriving.len() == self.groups.len() {
+        if !self.arriving.is_empty() && self.arriving.len() == self.groups.len() && self.flights.is_empty() {
             std::thread::sleep(NOTHING_ELSE_TO_DO);
         }
     }
@@ -152,7 +180,7 @@ impl Worker {
     /// Ends what nobody waits for any more.
     fn drop_the_unwanted(&mut self) {
         let now = Instant::now();
-        let (scheduler, shared) = (&mut self.scheduler, &self.shared);
+        let (scheduler, flights, shared) = (&mut self.scheduler, &mut self.flights, &self.shared);
         self.groups.retain(|&id, group| {
             let late = group.deadline.filter(|deadline| deadline.at <= now);
             if let Some(deadline) = late {
@@ -162,37 +190,95 @@ impl Worker {
             if !keep {
                 scheduler.end(id);
                 shared.left();
+                hold(flights, group);
             }
             keep
         });
     }
 
+    /// Begins a step, if it can be told what it computes, then sees what came of the one before. Where steps cannot overlap, and
+    /// where none is under way, that is the same step.
     fn step(&mut self) {
         let _timer = profile::time(Part::Step);
+        let alone = self.flights.is_empty();
+        let begun = if alone || self.can_go_ahead() { self.begin() } else { Ok(()) };
+        if !alone || !self.model.follows(None) {
+            self.land();
+        }
+        if let Err((plan, error)) = begun {
+            self.fail(&plan, &error);
+        }
+    }
+
+    /// Whether the next step can begin before the one under way is over: the model chooses all that comes of that, and nobody else
+    /// has to see it first. Those for whom it chooses then go on in the scheduler.
+    fn can_go_ahead(&mut self) -> bool {
+        let Some(Flight { plan, places, .. }) = self.flights.back() else { return false };
+        let follows = |group: &Group| {
+            group.demand.width == 1 && self.model.follows(group.adapter.as_ref().map(|lease| &**lease.adapter()))
+        };
+        let mut each = plan.rows.iter().zip(places);
+        let all_follow = each.all(|(row, place)| match place {
+            Place::Nothing => true,
+            Place::Choice(_) => self.groups.get(&row.unit).is_none_or(follows),
+            Place::Logits(_) | Place::Scores(_) => false,
+        });
+        self.model.follows(None) && all_follow && self.scheduler.advance()
+    }
+
+    /// Plans a step and begins it.
+    fn begin(&mut self) -> Result<(), (Plan, candle_core::Error)> {
         let plan = {
             let _timer = profile::time(Part::Plan);
             let (decoding, prompts) = (self.scheduler.decoding(), self.scheduler.prompts());
             self.scheduler.plan(self.pace.prompt_tokens(decoding, prompts))
         };
+        if plan.rows.is_empty() {
+            return Ok(());
+        }
         // Before anything is heard of the step: who hears an event and looks at the counts finds its request in them.
         self.shared.count_step();
         self.note();
         // The model is foreign code to the engine: whatever happens there fails this step's requests and nothing else.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.forward(&plan)));
-        let outcome = match outcome {
-            Ok(Ok((outputs, took))) => {
-                self.pace.note(plan.decoding, plan.prompt_tokens, took);
-                self.deliver(&plan, &outputs)
+        match catch_unwind(AssertUnwindSafe(|| self.launch(&plan))) {
+            Ok(Ok((places, began))) => {
+                self.flights.push_back(Flight { plan, places, began, leases: vec![] });
+                Ok(())
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(candle_core::Error::Msg("the model panicked".into())),
+            Ok(Err(error)) => Err((plan, error)),
+            Err(_) => Err((plan, panicked())),
+        }
+    }
+
+    /// Waits for the step that began first, and hands out what came of it.
+    fn land(&mut self) {
+        let Some(flight) = self.flights.pop_front() else { return };
+        let outcome = match self.finish() {
+            Ok(outputs) => {
+                let now = Instant::now();
+                let took = now - flight.began.max(self.landed);
+                self.landed = now;
+                self.scheduler.carried_out();
+                self.pace.note(flight.plan.decoding, flight.plan.prompt_tokens, took);
+                self.deliver(&flight, &outputs)
+            }
+            Err(error) => Err(error),
         };
-        if let Err(error) = outcome {
-            tracing::error!(%error, "a step failed");
-            self.scheduler.fail(&plan);
-            for row in &plan.rows {
-                self.end(row.unit, Some(EngineError::Step(error.to_string())));
-            }
+        let Err(error) = outcome else { return };
+        self.fail(&flight.plan, &error);
+        // It went on from what is not there.
+        while let Some(next) = self.flights.pop_front() {
+            let _ = self.finish();
+            self.fail(&next.plan, &error);
+        }
+    }
+
+    /// Ends the requests of a step that failed.
+    fn fail(&mut self, plan: &Plan, error: &candle_core::Error) {
+        tracing::error!(%error, "a step failed");
+        self.scheduler.fail(plan);
+        for row in &plan.rows {
+            self.end(row.unit, Some(EngineError::Step(error.to_string())));
         }
     }
 
@@ -202,6 +288,9 @@ impl Worker {
 
     fn start_over(&mut self) {
         tracing::error!(requests = self.groups.len(), "a step panicked outside the model");
+        while self.flights.pop_front().is_some() {
+            let _ = self.finish();
+        }
         self.scheduler.reset();
         self.arriving.clear();
         for group in std::mem::take(&mut self.groups).into_values() {
@@ -210,20 +299,30 @@ impl Worker {
         }
     }
 
-    /// What the step computed, and how long it took once it was this engine's turn.
-    fn forward(&mut self, plan: &Plan) -> candle_core::Result<(StepOutputs, Duration)> {
-        let (batch, order, wants) = self.prepare(plan)?;
+    /// Has the model begin a step, once it is this engine's turn. Answers where results will be, and when it began.
+    fn launch(&mut self, plan: &Plan) -> candle_core::Result<(Vec<Place>, Instant)> {
+        let (batch, places) = self.prepare(plan)?;
         let _turn = self.turn.lock();
-        let begun = Instant::now();
-        let model = &mut self.model;
-        let outputs = compute(|| model.forward(&batch))?;
-        Ok((StepOutputs::new(outputs, &order, &wants), begun.elapsed()))
+        let began = Instant::now();
+        self.model.begin(batch)?;
+        Ok((places, began))
     }
 
-    /// The step's rows, grouped by adapter; for each row of the batch its place in the plan; what each planned row wants.
-    fn prepare(&mut self, plan: &Plan) -> candle_core::Result<(Batch, Vec<usize>, Vec<Output>)> {
+    /// What came of the step that the model began first.
+    fn finish(&mut self) -> candle_core::Result<Outputs> {
+        let (turn, model) = (&self.turn, &mut self.model);
+        let finished = catch_unwind(AssertUnwindSafe(|| {
+            let _turn = turn.lock();
+            model.finish()
+        }));
+        finished.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    /// The step's rows, grouped by adapter, and where the result of each planned row will be.
+    fn prepare(&mut self, plan: &Plan) -> candle_core::Result<(Batch, Vec<Place>)> {
         let _timer = profile::time(Part::Prepare);
         self.model.copy_blocks(&plan.copies)?;
+        let choices = self.flights.back().map_or_else(HashMap::new, Flight::choices);
         let mut specs = Vec::with_capacity(plan.rows.len());
         for row in &plan.rows {
             let Some(group) = self.groups.get_mut(&row.unit) else {
@@ -231,6 +330,10 @@ impl Worker {
             };
             if let (Some(lease), Some(from)) = (&group.adapter, row.prefix_from) {
                 self.model.write_prefix(lease.adapter(), &row.blocks, from)?;
+            }
+            let follows = row.follows.then(|| choices.get(&row.unit).copied());
+            if follows == Some(None) {
+                candle_core::bail!("a row that follows nothing");
             }
             let output = wanted(row, group, self.model.draws());
             let draw = if output == Output::Choice { group.draw(row.branch) } else { None };
@@ -241,71 +344,35 @@ impl Worker {
                 blocks: row.blocks.clone(),
                 output,
                 draw,
+                follows: follows.flatten(),
             });
         }
         let wants: Vec<Output> = specs.iter().map(|spec| spec.output).collect();
         let (batch, order) = Batch::group(specs);
-        Ok((batch, order, wants))
-    }
-
-    /// Gives every unit what its rows produced.
-    fn deliver(&mut self, plan: &Plan, outputs: &StepOutputs) -> candle_core::Result<()> {
-        let _timer = profile::time(Part::Sample);
-        let Some(logits) = &outputs.logits else { return self.deliver_rows(plan, outputs, &[]) };
-        let vocab = logits.dims2()?.1;
-        with_f32(logits, |all| {
-            let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
-            self.deliver_rows(plan, outputs, &rows)
-        })
-    }
-
-    fn deliver_rows(&mut self, plan: &Plan, outputs: &StepOutputs, logits: &[&[f32]]) -> candle_core::Result<()> {
-        let mut at = 0;
-        for unit_rows in plan.rows.chunk_by(|a, b| a.unit == b.unit) {
-            let id = unit_rows[0].unit;
-            let places = &outputs.places[at..at + unit_rows.len()];
-            at += unit_rows.len();
-            match places[0] {
-                Place::Nothing => {}
-                Place::Scores(index) => {
-                    if let Some(group) = self.groups.get_mut(&id) {
-                        group.found(self.scheduler.found(id));
-                        group.score(outputs.scores[index].clone());
-                    }
-                    self.end(id, None);
-                }
-                Place::Logits(_) | Place::Choice(_) => {
-                    let rows = places.iter().filter_map(|place| match place {
-                        Place::Logits(index) => Some(NextToken::Logits(logits[*index])),
-                        Place::Choice(index) => Some(NextToken::Choice(outputs.choices[*index])),
-                        Place::Nothing | Place::Scores(_) => None,
-                    });
-                    self.choose(id, &rows.collect::<Vec<_>>());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn choose(&mut self, id: UnitId, rows: &[NextToken<'_>]) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        group.found(self.scheduler.found(id));
-        match group.step(rows, &mut self.sampler) {
-            Ok(grown) if grown.is_empty() => self.end(id, None),
-            Ok(grown) => self.scheduler.grow(id, &grown),
-            Err(error) => self.end(id, Some(EngineError::Sampling(error.to_string()))),
-        }
+        Ok((batch, places(&order, &wants)))
     }
 
     fn end(&mut self, id: UnitId, error: Option<EngineError>) {
         self.scheduler.end(id);
-        if let Some(group) = self.groups.remove(&id) {
+        if let Some(mut group) = self.groups.remove(&id) {
             self.shared.left();
             if let Some(error) = error {
                 group.fail(error);
             }
+            hold(&mut self.flights, &mut group);
         }
     }
+}
+
+/// Keeps the adapter of a request that is over until the step under way is, in which it may take part.
+fn hold(flights: &mut VecDeque<Flight>, group: &mut Group) {
+    if let Some(flight) = flights.back_mut() {
+        flight.leases.extend(group.adapter.take());
+    }
+}
+
+fn panicked() -> candle_core::Error {
+    candle_core::Error::Msg("the model panicked".into())
 }
 
 fn wanted(row: &PlannedRow, group: &Group, draws: bool) -> Output {
@@ -315,39 +382,5 @@ fn wanted(row: &PlannedRow, group: &Group, draws: bool) -> Output {
     }
 }
 
-/// Where a planned row's result is.
-#[derive(Clone, Copy)]
-enum Place {
-    Nothing,
-    Logits(usize),
-    Choice(usize),
-    Scores(usize),
-}
-
-/// A step's results, found by planned row.
-struct StepOutputs {
-    logits: Option<Activations>,
-    choices: Vec<model::Choice>,
-    scores: Vec<Vec<f32>>,
-    places: Vec<Place>,
-}
-
-impl StepOutputs {
-    /// `order` is the planned row of each batch row, `wants` what each planned row wanted.
-    fn new(outputs: Outputs, order: &[usize], wants: &[Output]) -> Self {
-        let mut places = vec![Place::Nothing; order.len()];
-        let (mut logits, mut choices, mut scores) = (0, 0, 0);
-        for &row in order {
-            let (place, next): (fn(usize) -> Place, _) = match wants[row] {
-                Output::Nothing => continue,
-                Output::Logits => (Place::Logits, &mut logits),
-                Output::Choice => (Place::Choice, &mut choices),
-                Output::Scores => (Place::Scores, &mut scores),
-            };
-            places[row] = place(*next);
-            *next += 1;
-        }
-        let Outputs { logits, choices, scores } = outputs;
-        Self { logits, choices, scores, places }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -42,9 +42,21 @@ pub trait BaseModel: Send {
     /// Writes an adapter's key-value prefix, from position `from` on, at the start of a sequence whose first blocks are `blocks`.
     fn write_prefix(&mut self, adapter: &Arc<Adapter>, blocks: &[BlockId], from: usize) -> Result<()>;
 
-    /// Runs one step: writes keys and values of decoder rows (in each layer those of all rows before any are read: a row may
-    /// go on from what another row of the step computes), answers what each row's [`super::Output`] asks.
-    fn forward(&mut self, batch: &Batch) -> Result<Outputs>;
+    /// Whether a step may begin before the one before it is finished, with rows of this adapter whose token that one chooses
+    /// ([`super::Row::follows`]). Of the plain base: whether at all.
+    fn follows(&self, adapter: Option<&Adapter>) -> bool;
+
+    /// Begins one step, which writes keys and values of decoder rows (in each layer those of all rows before any are read: a row
+    /// may go on from what another row of the step computes).
+    ///
+    /// Steps, copies and prefixes take effect in the order in which they are asked for, whenever that is: a block may be somebody
+    /// else's as soon as all steps that concern the one before have begun. While a step is not finished, one more may begin, if
+    /// [`Self::follows`] allows it and rows of the first asked for choices or nothing. After an error nothing has begun.
+    fn begin(&mut self, batch: Batch) -> Result<()>;
+
+    /// Finishes the step that began first: waits for it, and answers what each row's [`super::Output`] asks. After an error the
+    /// step is over too, and one that follows it has nothing to say.
+    fn finish(&mut self) -> Result<Outputs>;
 }
 
 /// A step of prompts alone, measured.
@@ -54,7 +66,7 @@ pub struct Warm {
     pub took: Duration,
 }
 
-/// A row's likeliest token.
+/// A row's next token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
     pub id: u32,

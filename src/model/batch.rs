@@ -42,6 +42,9 @@ pub struct Row {
     pub output: Output,
     /// How its choice is drawn; absent where it takes the likeliest.
     pub draw: Option<Draw>,
+    /// Its one token is what the step before, which may not be finished, chooses: this one of its choices. The token that
+    /// stands here means nothing.
+    pub follows: Option<usize>,
 }
 
 /// Neighbouring lines of a matrix (tokens, or outputs) that belong to the same adapter.
@@ -77,6 +80,8 @@ pub struct RowSpec {
     pub output: Output,
     /// See [`Row::draw`].
     pub draw: Option<Draw>,
+    /// See [`Row::follows`].
+    pub follows: Option<usize>,
 }
 
 impl Batch {
@@ -93,8 +98,8 @@ impl Batch {
             batch.tokens.extend(spec.tokens);
             let tokens = from..batch.tokens.len();
             extend_segments(&mut batch.segments, &spec.adapter, tokens.len());
-            let RowSpec { adapter, start, blocks, output, draw, .. } = spec;
-            batch.rows.push(Row { tokens, start, blocks, adapter, output, draw });
+            let RowSpec { adapter, start, blocks, output, draw, follows, .. } = spec;
+            batch.rows.push(Row { tokens, start, blocks, adapter, output, draw, follows });
             order.push(index);
         }
         (batch, order)
@@ -129,7 +134,7 @@ mod tests {
     use super::*;
 
     fn row(tokens: &[u32], output: Output) -> RowSpec {
-        RowSpec { adapter: None, tokens: tokens.to_vec(), start: 3, blocks: vec![], output, draw: None }
+        RowSpec { adapter: None, tokens: tokens.to_vec(), start: 3, blocks: vec![], output, draw: None, follows: None }
     }
 
     #[test]

@@ -147,33 +147,55 @@ async fn random_bases_answer_as_on_the_cpu() {
     }
 }
 
+/// A request that draws in one of many ways.
+fn drawing(seed: u64) -> Parameters {
+    Parameters {
+        do_sample: true,
+        seed: Some(seed),
+        temperature: 0.5 + seed as f32 / 20.0,
+        top_k: [0, 40][seed as usize % 2],
+        top_p: [1.0, 0.9][seed as usize / 2 % 2],
+        min_p: [0.0, 0.05][seed as usize / 4 % 2],
+        max_new_tokens: 40,
+        ignore_eos: true,
+        ..Parameters::default()
+    }
+}
+
+/// Asks a GPU everything at once, and the CPU one after the other.
+async fn check_with_the_cpu(asked: Vec<Parameters>) {
+    let bench = |target| Bench::on("llama", ROOM, Precision::As(DType::F32), target);
+    let (cpu, gpu) = (bench(None), bench(target(1 << 20)));
+    let request = |parameters: &Parameters| {
+        let prompt = vec![43, 80, 299, 67, 80, 91];
+        Request { prompt, adapter: None, work: Work::Generate(parameters.clone()), priority: 0, timeout: None }
+    };
+    let streams: Vec<_> = asked.iter().map(|asked| gpu.engine.submit(request(asked)).unwrap()).collect();
+    for (asked, stream) in asked.iter().zip(streams) {
+        let (heard, expected) = (hear(stream).await, hear(cpu.engine.submit(request(asked)).unwrap()).await);
+        assert!(heard.is(&expected, TOLERANCE), "{asked:?}: {heard:?}, on the CPU {expected:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a GPU"]
 async fn tokens_are_drawn_as_on_the_cpu() {
-    let bench = |target| Bench::on("llama", ROOM, Precision::As(DType::F32), target);
-    let (cpu, gpu) = (bench(None), bench(target(1 << 20)));
-    let request = |seed: u64| {
-        let parameters = Parameters {
-            do_sample: true,
-            seed: Some(seed),
-            temperature: 0.5 + seed as f32 / 20.0,
-            top_k: [0, 40][seed as usize % 2],
-            top_p: [1.0, 0.9][seed as usize / 2 % 2],
-            min_p: [0.0, 0.05][seed as usize / 4 % 2],
-            num_return_sequences: 1 + seed as usize / 8 % 2,
-            max_new_tokens: 40,
-            ignore_eos: true,
-            ..Parameters::default()
-        };
-        let prompt = vec![43, 80, 299, 67, 80, 91];
-        Request { prompt, adapter: None, work: Work::Generate(parameters), priority: 0, timeout: None }
+    // Rows that draw in many ways, and some that do not, share steps.
+    let asked = |seed| Parameters { num_return_sequences: 1 + seed as usize / 8 % 2, ..drawing(seed) };
+    check_with_the_cpu((0..24).map(asked).collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a GPU"]
+async fn steps_that_begin_before_the_last_is_over_answer_as_on_the_cpu() {
+    // Answers of many lengths, some of which end at a letter before that.
+    let asked = |seed| Parameters {
+        do_sample: seed % 3 > 0,
+        max_new_tokens: 1 + seed as usize * 7 % 60,
+        stop: if seed % 4 == 0 { vec!["e".into()] } else { vec![] },
+        ..drawing(seed)
     };
-    // All at once: rows that draw in many ways, and some that do not, share steps.
-    let streams: Vec<_> = (0..24).map(|seed| gpu.engine.submit(request(seed)).unwrap()).collect();
-    for (seed, stream) in streams.into_iter().enumerate() {
-        let (drawn, expected) = (hear(stream).await, hear(cpu.engine.submit(request(seed as u64)).unwrap()).await);
-        assert!(drawn.is(&expected, TOLERANCE), "seed {seed}: {drawn:?}, on the CPU {expected:?}");
-    }
+    check_with_the_cpu((0..64).map(asked).collect()).await;
 }
 
 #[test]

@@ -29,6 +29,15 @@ pub struct Embedding<'a> {
     pub for_all: Option<&'a Slice>,
 }
 
+/// Tokens that were chosen on the GPU, and that the host may not know.
+#[derive(Clone, Copy)]
+pub struct Chosen<'a> {
+    /// For each token which of the choices it is, u32 `[tokens]`; `u32::MAX`, or any that is not there: it is what its id says.
+    pub which: &'a Slice,
+    /// Ids, u32.
+    pub choices: &'a Slice,
+}
+
 impl VirtualTokens {
     /// None, for `tokens` tokens of `hidden` numbers.
     pub fn new(gpu: &Arc<Gpu>, tokens: usize, hidden: usize) -> Result<Self, GpuError> {
@@ -61,11 +70,13 @@ impl VirtualTokens {
     }
 }
 
-/// `out` [tokens, hidden] f32 of `ids` `[tokens]` u32. Id `vocab + i` is virtual token `i` of the token's adapter, zero without one;
+/// `out` [tokens, hidden] f32 of `ids` `[tokens]` u32. Tokens that `chosen` says get their ids there and are then known: a further
+/// launch, when choices are others, makes the same of them. Id `vocab + i` is virtual token `i` of the token's adapter, zero without one;
 /// `u32::MAX` is padding: its line is zero.
 pub fn embed(
     gpu: &Gpu,
     ids: &Slice,
+    chosen: Option<Chosen<'_>>,
     embedding: Embedding<'_>,
     virtual_tokens: Option<&VirtualTokens>,
     hidden: usize,
@@ -74,6 +85,10 @@ pub fn embed(
     let Embedding { table, positions, for_all } = embedding;
     let (dtype, tokens) = (table.dtype(), ids.len());
     assert!(ids.dtype() == Dtype::U32 && out.dtype() == Dtype::F32 && out.len() == tokens * hidden, "a line per token");
+    if let Some(Chosen { which, choices }) = chosen {
+        assert!(which.dtype() == Dtype::U32 && which.len() == tokens, "which choice each token is");
+        assert!(choices.dtype() == Dtype::U32, "choices are ids");
+    }
     assert!(hidden > 0 && table.len().is_multiple_of(hidden), "a table of lines of {hidden}");
     if let Some((rows, positions)) = positions {
         assert!(rows.dtype() == dtype && rows.len().is_multiple_of(hidden), "learned positions like the table");
@@ -84,6 +99,9 @@ pub fn embed(
     assert!(virtual_tokens.is_none_or(|v| v.hidden == hidden), "virtual tokens of {hidden} numbers");
     let args = [
         Arg::slice(ids),
+        Arg::optional(chosen.map(|chosen| chosen.which)),
+        Arg::optional(chosen.map(|chosen| chosen.choices)),
+        Arg::count(chosen.map_or(0, |chosen| chosen.choices.len())),
         Arg::slice(table),
         Arg::count(table.len() / hidden),
         Arg::optional(virtual_tokens.map(|v| &v.entries)),
@@ -95,8 +113,8 @@ pub fn embed(
         Arg::count(hidden),
     ];
     let threads = count(hidden.div_ceil(8).next_multiple_of(32).min(256));
-    // SAFETY: shapes and dtypes were checked; ids and positions outside their tables are left out by the kernel; virtual tokens
-    // are held, and as many as their entries say.
+    // SAFETY: shapes and dtypes were checked; ids, positions and choices that are not there are left out by the kernel; virtual
+    // tokens are held, and as many as their entries say.
     unsafe { gpu.launch(&EMBED, instance!("embed", dtype), (count(tokens), 1, 1), threads, 0, &args) }
 }
 
@@ -148,7 +166,21 @@ mod tests {
                 for_all: adds.then_some(&device_row),
             };
             let out = poisoned(&gpu, Dtype::F32, tokens * hidden);
-            embed(&gpu, &device_ids, embedding, Some(&virtual_tokens), hidden, &out).expect("launch");
+            // Every third token was chosen on the GPU, if there is that choice.
+            let choices: Vec<u32> = (0..9).map(|_| rng.random_range(0..vocab) as u32).collect();
+            let which: Vec<u32> =
+                (0..tokens).map(|token| if token % 3 == 0 { rng.random_range(0..12) } else { u32::MAX }).collect();
+            let id = |(&id, &which): (&u32, &u32)| choices.get(which as usize).copied().unwrap_or(id);
+            let ids: Vec<u32> = ids.iter().zip(&which).map(id).collect();
+            let [device_which, device_choices] = [&which, &choices].map(|x| Slice::of_u32(&gpu, x).expect("memory"));
+            let chosen = Chosen { which: &device_which, choices: &device_choices };
+            let launch = |out| embed(&gpu, &device_ids, Some(chosen), embedding, Some(&virtual_tokens), hidden, out);
+            launch(&out).expect("launch");
+            assert_eq!(device_ids.to_u32().expect("numbers"), ids, "the ids of what was chosen");
+            // Once more, when choices are others: the tokens stay what they were.
+            device_choices.zero().expect("launch");
+            let out = poisoned(&gpu, Dtype::F32, tokens * hidden);
+            launch(&out).expect("launch");
 
             let mut exact = vec![0f64; tokens * hidden];
             for (token, line) in exact.chunks_mut(hidden).enumerate().filter(|(token, _)| ids[*token] != u32::MAX) {

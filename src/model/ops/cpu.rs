@@ -13,7 +13,7 @@ use candle_core::Result;
 use repertoire_kernels::cpu::{Activation, Rotation};
 
 use crate::adapter::{Adapter, SiteMap};
-use crate::device::{Activations, with_f32};
+use crate::device::{Activations, compute, with_f32};
 use crate::model::batch::segments;
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
 use crate::model::{BaseModel, Batch, BlockId, Body, KvShape, Output, Outputs, Warm};
@@ -27,12 +27,14 @@ pub struct CpuModel {
     body: Body,
     /// Absent until it is opened, and for encoders, which keep nothing.
     store: Option<KvStore>,
+    /// Of the step that began, until somebody asks for them.
+    outputs: Option<Outputs>,
 }
 
 impl CpuModel {
     /// A base without a store.
     pub fn new(body: Body) -> Self {
-        Self { body, store: None }
+        Self { body, store: None, outputs: None }
     }
 }
 
@@ -80,8 +82,19 @@ impl BaseModel for CpuModel {
         }
     }
 
-    fn forward(&mut self, batch: &Batch) -> Result<Outputs> {
-        self.body.forward(Step { batch, store: self.store.as_mut(), rotation: None })
+    fn follows(&self, _: Option<&Adapter>) -> bool {
+        false
+    }
+
+    fn begin(&mut self, batch: Batch) -> Result<()> {
+        let Self { body, store, outputs } = self;
+        let step = Step { batch: &batch, store: store.as_mut(), rotation: None };
+        *outputs = Some(compute(|| body.forward(step))?);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Outputs> {
+        self.outputs.take().ok_or_else(|| candle_core::Error::Msg("no step has begun".into()))
     }
 }
 

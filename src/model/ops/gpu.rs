@@ -11,11 +11,12 @@ mod residents;
 mod step;
 mod warm;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{KvStore, MOST_RANK, MOST_SITES, copy_blocks, write_prefix};
+use repertoire_kernels::cuda::{KvStore, MOST_RANK, MOST_SITES, Mark, copy_blocks, write_prefix};
 
 use crate::adapter::apply::apply_head;
 use crate::adapter::{Adapter, Head, SiteMap};
@@ -36,6 +37,19 @@ pub struct GpuModel {
     residents: Residents,
     choices: Choices,
     decode: DecodeSteps,
+    /// Steps launched and not finished, the first in front: no more than two.
+    begun: VecDeque<Begun>,
+    /// Of the next step: 0 and 1 in turn.
+    turn: usize,
+}
+
+/// A step that was launched.
+struct Begun {
+    batch: Batch,
+    answer: Answer,
+    turn: usize,
+    /// Its end.
+    end: Mark,
 }
 
 impl GpuModel {
@@ -47,7 +61,7 @@ impl GpuModel {
         let choices = Choices::new(&placement.target.gpu, most_choices(1)).map_err(gpu_error)?;
         let decode = DecodeSteps::new(&placement.target.gpu, &sites);
         let residents = Residents::new(placement, sites)?;
-        Ok(Self { body, machine, residents, choices, decode })
+        Ok(Self { body, machine, residents, choices, decode, begun: VecDeque::new(), turn: 0 })
     }
 
     fn any(&mut self, batch: &Batch) -> Result<Answer> {
@@ -56,20 +70,35 @@ impl GpuModel {
         body.forward(Step { machine, residents, inputs: &inputs, choices })
     }
 
+    /// Runs a step alone.
+    fn run(&mut self, batch: &Batch) -> Result<Outputs> {
+        self.begin(batch.clone())?;
+        self.finish()
+    }
+
+    /// Launches a step.
+    fn launch(&mut self, batch: &Batch, turn: usize) -> Result<Answer> {
+        let Self { body, machine, residents, choices, decode, .. } = self;
+        match decode.run(body, machine, residents, choices, batch, turn)? {
+            Some(answer) => Ok(answer),
+            None => self.any(batch),
+        }
+    }
+
     /// Brings a step's results to the host.
-    fn outputs(&mut self, batch: &Batch, answer: &Answer) -> Result<Outputs> {
+    fn outputs(&self, step: &Begun) -> Result<Outputs> {
+        let Begun { batch, answer, turn, .. } = step;
         let asking: Vec<&Row> = batch.rows.iter().filter(|row| row.output.needs_logits()).collect();
         let (mut choices, mut logits, mut count) = (Vec::new(), Vec::new(), 0);
-        if let Some(all) = &answer.logits {
-            let chosen = self.choices.read(&self.machine.gpu, asking.len()).map_err(gpu_error)?;
-            for (i, row) in asking.iter().enumerate() {
-                match row.output {
-                    Output::Choice => choices.push(chosen[i]),
-                    _ => {
-                        logits.extend(all.row(i).to_f32().map_err(gpu_error)?);
-                        count += 1;
-                    }
+        let chosen = self.choices.read(*turn, asking.len());
+        for (i, row) in asking.iter().enumerate() {
+            match (row.output, &answer.logits) {
+                (Output::Choice, _) => choices.push(chosen[i]),
+                (_, Some(all)) => {
+                    logits.extend(all.row(i).to_f32().map_err(gpu_error)?);
+                    count += 1;
                 }
+                (_, None) => candle_core::bail!("a step's logits were not kept"),
             }
         }
         let logits = match count {
@@ -79,10 +108,7 @@ impl GpuModel {
                 Some(Activations::new(Buffer::from(logits), count, vocab)?)
             }
         };
-        let scores = self.scores(batch, answer)?;
-        // A step that nobody asks anything of is over when it is over, like all others.
-        self.machine.gpu.synchronize().map_err(gpu_error)?;
-        Ok(Outputs { logits, choices, scores })
+        Ok(Outputs { logits, choices, scores: self.scores(batch, answer)? })
     }
 
     fn scores(&self, batch: &Batch, answer: &Answer) -> Result<Vec<Vec<f32>>> {
@@ -172,13 +198,13 @@ impl BaseModel for GpuModel {
         let batch = warm::prompts(self.body.sites(), tokens, blocks);
         let tokens = batch.tokens.len();
         // The first loads libraries and takes memory.
-        self.forward(&batch)?;
+        self.run(&batch)?;
         let began = Instant::now();
-        self.forward(&batch)?;
+        self.run(&batch)?;
         let took = began.elapsed();
         let captured = Instant::now();
         let decode = warm::decode_steps(self.body.sites(), rows, blocks);
-        decode.iter().try_for_each(|batch| self.forward(batch).map(drop))?;
+        decode.iter().try_for_each(|batch| self.run(batch).map(drop))?;
         tracing::info!(
             took = ?started.elapsed(), prompt_tokens = tokens, prompt_tokens_took = ?took,
             decode_steps = decode.len(), captured_in = ?captured.elapsed(), "the GPU is warm"
@@ -210,15 +236,33 @@ impl BaseModel for GpuModel {
         Ok(())
     }
 
-    fn forward(&mut self, batch: &Batch) -> Result<Outputs> {
-        self.residents.admit(batch.segments.iter().filter_map(|segment| segment.adapter.as_ref()))?;
-        let Self { body, machine, residents, choices, decode } = self;
-        match decode.run(body, machine, residents, choices, batch)? {
-            Some(answer) => self.outputs(batch, &answer),
-            None => {
-                let answer = self.any(batch)?;
-                self.outputs(batch, &answer)
-            }
+    fn follows(&self, adapter: Option<&Adapter>) -> bool {
+        // Tokens that are made on the host have to be known there.
+        adapter.is_none_or(|adapter| adapter.embedding.is_none() && adapter.positions.is_none())
+    }
+
+    fn begin(&mut self, batch: Batch) -> Result<()> {
+        let waits = |row: &Row| !matches!(row.output, Output::Choice | Output::Nothing);
+        if self.begun.len() > 1 || self.begun.iter().any(|step| step.batch.rows.iter().any(waits)) {
+            candle_core::bail!("a step that has to be finished before another begins");
         }
+        self.residents.admit(batch.segments.iter().filter_map(|segment| segment.adapter.as_ref()))?;
+        let turn = self.turn;
+        let mut answer = self.launch(&batch, turn)?;
+        if answer.logits.is_some() {
+            self.choices.bring(turn).map_err(gpu_error)?;
+        }
+        // The next step may have the memory.
+        answer.logits = answer.logits.filter(|_| batch.rows_that_want(Output::Logits).next().is_some());
+        let end = self.machine.gpu.record().map_err(gpu_error)?;
+        self.begun.push_back(Begun { batch, answer, turn, end });
+        self.turn = 1 - turn;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Outputs> {
+        let Some(step) = self.begun.pop_front() else { candle_core::bail!("no step has begun") };
+        step.end.wait().map_err(gpu_error)?;
+        self.outputs(&step)
     }
 }

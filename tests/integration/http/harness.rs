@@ -74,12 +74,20 @@ impl BaseModel for Scripted {
         self.inner.write_prefix(adapter, blocks, from)
     }
 
-    fn forward(&mut self, batch: &Batch) -> TensorResult<Outputs> {
+    fn follows(&self, adapter: Option<&Adapter>) -> bool {
+        self.inner.follows(adapter)
+    }
+
+    fn begin(&mut self, batch: Batch) -> TensorResult<()> {
         std::thread::sleep(self.pause);
         if self.fails {
             candle_core::bail!("the secret cause");
         }
-        self.inner.forward(batch)
+        self.inner.begin(batch)
+    }
+
+    fn finish(&mut self) -> TensorResult<Outputs> {
+        self.inner.finish()
     }
 }
 

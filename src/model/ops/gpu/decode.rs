@@ -10,7 +10,7 @@ use crate::adapter::SiteMap;
 use crate::device::gpu_error;
 use crate::model::{BLOCK_TOKENS, Batch, Body, Output};
 
-use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, SHORT, Tokens, drawn, stored_at};
+use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, SHORT, Tokens, drawn, follows, stored_at};
 use super::machine::Machine;
 use super::residents::Residents;
 use super::step::{Answer, Answered, Choices, Step};
@@ -18,10 +18,12 @@ use super::step::{Answer, Answered, Choices, Step};
 /// Numbers of rows that steps are captured for. Beyond them, and for rows that need more than a token, launches are made one by one.
 pub const SIZES: [usize; 15] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256];
 
-/// u32 numbers of a row besides its blocks: five, how it draws, and a tile of its adapter's lines.
+/// u32 numbers of a row besides its blocks: six of the row, how it draws, and a tile of its adapter's lines.
 const NUMBERS: usize = TILES + 3;
 /// Where the tiles begin.
-const TILES: usize = 5 + Draw::WORDS;
+const TILES: usize = DRAWS + Draw::WORDS;
+/// Where what says how rows draw begins.
+const DRAWS: usize = 6;
 
 /// The decode steps of one base.
 pub struct DecodeSteps {
@@ -34,8 +36,10 @@ pub struct DecodeSteps {
 /// The steps of one padded number of rows.
 struct Prepared {
     inputs: Inputs,
-    staging: Pinned,
-    /// ids, positions, where tokens are stored, slots and lengths: [5, rows] u32; then `draws`, and tiles [rows, 3].
+    /// Taken in turn: the GPU may still read one of them when the next step's is written.
+    staging: [Pinned; 2],
+    /// ids, positions, where tokens are stored, slots, lengths, and which choice a token is: [6, rows] u32; then `draws`, and
+    /// tiles [rows, 3].
     numbers: Slice,
     /// [rows, max_blocks] u32.
     table: Slice,
@@ -53,7 +57,7 @@ struct Captured {
     /// The residents' shape that it was captured with; 0 without adapters.
     shape: u64,
     graph: Graph,
-    /// Until the next step begins.
+    /// Until the next step with logits begins.
     logits: Option<Answered>,
 }
 
@@ -75,7 +79,9 @@ impl DecodeSteps {
         self.prepared.fill_with(|| None);
     }
 
-    /// Runs a step of one token per row, if this is one. The answer is of as many rows as the step was padded to.
+    /// Launches a step of one token per row, if this is one. The answer is of as many rows as the step was padded to. `turn` is 0
+    /// or 1; the step that had the same before is over.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a model, borrowed one by one")]
     pub fn run(
         &mut self,
         body: &Body,
@@ -83,6 +89,7 @@ impl DecodeSteps {
         residents: &Residents,
         choices: &Choices,
         batch: &Batch,
+        turn: usize,
     ) -> Result<Option<Answer>> {
         let one_token = batch.rows.iter().all(|row| row.tokens.len() == 1 && row.output != Output::Scores);
         let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
@@ -96,7 +103,7 @@ impl DecodeSteps {
             Some(prepared) => prepared,
             none => none.insert(Prepared::new(&self.gpu, &self.sites, rows).map_err(gpu_error)?),
         };
-        prepared.write(machine, residents, &self.sites, batch)?;
+        prepared.write(machine, residents, &self.sites, batch, turn)?;
         prepared.run(body, machine, residents, choices, batch).map(Some)
     }
 }
@@ -105,14 +112,16 @@ impl Prepared {
     fn new(gpu: &Arc<Gpu>, sites: &SiteMap, rows: usize) -> std::result::Result<Self, GpuError> {
         let max_blocks = sites.context.div_ceil(BLOCK_TOKENS);
         let all = Slice::of_u32(gpu, &vec![0; NUMBERS * rows])?;
-        let (numbers, draws) = (all.part(0..5 * rows), all.part(5 * rows..TILES * rows));
+        let draws = all.part(DRAWS * rows..TILES * rows);
         let tiles = (rows > MOST_SLOT_LINES).then(|| all.part(TILES * rows..NUMBERS * rows));
         let table = Slice::of_u32(gpu, &vec![0; rows * max_blocks])?;
-        let [ids, positions, store, slots, lengths] = [0, 1, 2, 3, 4].map(|i| numbers.part(i * rows..(i + 1) * rows));
+        let [ids, positions, store, slots, lengths, follows] =
+            [0, 1, 2, 3, 4, 5].map(|i| all.part(i * rows..(i + 1) * rows));
         let lines =
             || Lines { count: rows, slots: slots.clone(), tiles: tiles.clone(), replaced: vec![], adapted: false };
         let inputs = Inputs {
             ids,
+            follows: Some(follows),
             positions,
             virtual_tokens: Some(VirtualTokens::new(gpu, rows, sites.hidden)?),
             tokens: lines(),
@@ -121,27 +130,37 @@ impl Prepared {
             draws: None,
             scored: None,
         };
-        let staging = Pinned::new(gpu, 4 * rows * (NUMBERS + max_blocks))?;
+        let staging = || Pinned::new(gpu, 4 * rows * (NUMBERS + max_blocks));
+        let staging = [staging()?, staging()?];
         let (virtual_tokens, captured) = (false, HashMap::new());
         Ok(Self { inputs, staging, numbers: all, table, max_blocks, rows, virtual_tokens, draws, captured })
     }
 
-    /// Writes a batch's rows, and padding after them, where the captured step reads them. The step before is over.
-    fn write(&mut self, machine: &Machine, residents: &Residents, sites: &SiteMap, batch: &Batch) -> Result<()> {
+    /// Writes a batch's rows, and padding after them, where the captured step reads them, in the order of launches: the step
+    /// before may still run.
+    fn write(
+        &mut self,
+        machine: &Machine,
+        residents: &Residents,
+        sites: &SiteMap,
+        batch: &Batch,
+        turn: usize,
+    ) -> Result<()> {
         let (rows, tokens) = (self.rows, Tokens::new(machine, residents, sites, batch)?);
-        let staging = self.staging.u32s_mut();
+        let pinned = &mut self.staging[turn];
+        let staging = pinned.u32s_mut();
         for row in 0..rows {
             let numbers = match batch.rows.get(row) {
                 Some(of) => {
                     let slot = of.adapter.as_deref().and_then(|adapter| residents.get(adapter)).map_or(0, |r| r.slot);
                     let store = stored_at(of).next().unwrap_or(NOWHERE);
-                    [tokens.ids[row], tokens.positions[row], store, slot, (of.start + 1) as u32]
+                    [tokens.ids[row], tokens.positions[row], store, slot, (of.start + 1) as u32, follows(of)]
                 }
-                None => [NOWHERE, 0, NOWHERE, 0, 0],
+                None => [NOWHERE, 0, NOWHERE, 0, 0, NOWHERE],
             };
             numbers.into_iter().enumerate().for_each(|(i, number)| staging[i * rows + row] = number);
         }
-        for (row, words) in staging[5 * rows..TILES * rows].chunks_exact_mut(Draw::WORDS).enumerate() {
+        for (row, words) in staging[DRAWS * rows..TILES * rows].chunks_exact_mut(Draw::WORDS).enumerate() {
             match batch.rows.get(row) {
                 Some(row) => words.copy_from_slice(&drawn(row)),
                 None => Draw::GREEDY.write(words),
@@ -155,10 +174,10 @@ impl Prepared {
         let width = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0).min(self.max_blocks);
         let tables = staging[NUMBERS * rows..].chunks_mut(width.max(1)).zip(&batch.rows);
         tables.for_each(|(table, row)| table.iter_mut().zip(&row.blocks).for_each(|(to, block)| *to = block.0));
-        self.numbers.write_from(&self.staging, 0..4 * NUMBERS * rows).map_err(gpu_error)?;
+        self.numbers.write_from(pinned, 0..4 * NUMBERS * rows).map_err(gpu_error)?;
         if width > 0 {
             let (from, count) = (4 * NUMBERS * rows, batch.rows.len());
-            self.table.write_rows(&self.staging, from, width, count, self.max_blocks).map_err(gpu_error)?;
+            self.table.write_rows(pinned, from, width, count, self.max_blocks).map_err(gpu_error)?;
         }
         if let Some(on_gpu) =
             self.inputs.virtual_tokens.as_mut().filter(|_| tokens.any_virtual() || self.virtual_tokens)

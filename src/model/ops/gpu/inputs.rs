@@ -30,6 +30,8 @@ pub const NOWHERE: u32 = u32::MAX;
 pub struct Inputs {
     /// [tokens] u32; see [`repertoire_kernels::cuda::embed`].
     pub ids: Slice,
+    /// [tokens] u32: which choice of the step before a token is, or [`NOWHERE`]; absent if all tokens are known.
+    pub follows: Option<Slice>,
     /// [tokens] u32.
     pub positions: Slice,
     pub virtual_tokens: Option<VirtualTokens>,
@@ -83,6 +85,8 @@ impl Inputs {
         let mut staged = Staged::default();
         let ids = staged.add(&made.ids);
         let positions = staged.add(&made.positions);
+        let following = batch.rows.iter().any(|row| row.follows.is_some());
+        let follows = following.then(|| staged.extend(batch.token_rows.iter().map(|&row| follows(&batch.rows[row]))));
         let token_lines = lines::Staged::new(&mut staged, residents, &batch.segments);
         let max_blocks = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0);
         let (mut store, mut table) = (0..0, 0..0);
@@ -112,6 +116,7 @@ impl Inputs {
             .map(|asked| asked.map(|(lines, whose)| Asked { lines: Some(all.part(lines)), whose: whose.on_gpu(&all) }));
         Ok(Self {
             ids: all.part(ids),
+            follows: follows.map(|follows| all.part(follows)),
             positions: all.part(positions),
             virtual_tokens: made.virtual_tokens(machine, sites.hidden)?,
             tokens: token_lines.on_gpu(&all),
@@ -127,6 +132,11 @@ impl Inputs {
             scored,
         })
     }
+}
+
+/// Which choice of the step before a row's token is.
+pub fn follows(row: &Row) -> u32 {
+    row.follows.map_or(NOWHERE, |choice| choice as u32)
 }
 
 /// How a row draws, as the GPU reads it.

@@ -26,7 +26,7 @@ pub struct Step<'a> {
     pub machine: &'a Machine,
     pub residents: &'a Residents,
     pub inputs: &'a Inputs,
-    /// Where choices of tokens go.
+    /// Where choices of tokens go, and those of the step before are until then.
     pub choices: &'a Choices,
 }
 
@@ -79,13 +79,16 @@ impl Ops for Step<'_> {
     fn embed(&mut self, embedding: &Embedding) -> Result<Matrix> {
         let hidden = embedding.words.dims()[1];
         let sum = self.take(Dtype::F32, self.lines(), hidden)?;
-        let Inputs { ids, positions, virtual_tokens, .. } = self.inputs;
+        let Inputs { ids, follows, positions, virtual_tokens, .. } = self.inputs;
+        let choices = &self.choices.tokens;
+        let chosen = follows.as_ref().map(|which| cuda::Chosen { which, choices });
         let embedding = cuda::Embedding {
             table: embedding.words.on_gpu(),
             positions: embedding.positions.as_ref().map(|table| (table.on_gpu(), positions)),
             for_all: embedding.for_all.as_ref().map(|row| row.on_gpu()),
         };
-        cuda::embed(&self.machine.gpu, ids, embedding, virtual_tokens.as_ref(), hidden, sum.slice()).map_err(gpu)?;
+        let virtual_tokens = virtual_tokens.as_ref();
+        cuda::embed(&self.machine.gpu, ids, chosen, embedding, virtual_tokens, hidden, sum.slice()).map_err(gpu)?;
         Ok(Matrix::of_sum(sum))
     }
 

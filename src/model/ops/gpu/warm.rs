@@ -35,5 +35,5 @@ pub fn decode_steps(sites: &SiteMap, rows: usize, blocks: usize) -> Vec<Batch> {
 }
 
 fn row(tokens: usize, blocks: Vec<BlockId>, output: Output) -> RowSpec {
-    RowSpec { adapter: None, tokens: vec![0; tokens], start: 0, blocks, output, draw: None }
+    RowSpec { adapter: None, tokens: vec![0; tokens], start: 0, blocks, output, draw: None, follows: None }
 }

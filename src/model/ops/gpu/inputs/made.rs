@@ -35,6 +35,9 @@ impl Tokens {
             let table = residents.get(adapter).and_then(|resident| resident.virtual_tokens.as_ref());
             for token in segment.lines.clone() {
                 if changes {
+                    if batch.rows[batch.token_rows[token]].follows.is_some() {
+                        candle_core::bail!("a token that is made on the host has to be known");
+                    }
                     numbers.extend(line(adapter, sites, batch.tokens[token], batch.positions[token])?);
                     ids[token] = (sites.vocab + made.len()) as u32;
                     // Learned positions are in the line; those of a rotary embedding still turn it.

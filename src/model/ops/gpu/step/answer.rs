@@ -32,7 +32,7 @@ pub struct Answer {
 pub struct Answered {
     pub slice: Slice,
     pub width: usize,
-    /// Absent in what a captured step answers, which is read before the next step begins.
+    /// Absent in what a captured step answers: whoever asks for it has it before the next step begins.
     _memory: Option<Part>,
 }
 
@@ -54,14 +54,17 @@ impl From<Part> for Answered {
     }
 }
 
-/// The likeliest tokens of a step's rows; written by every step in place of those before.
+/// The tokens chosen for a step's rows; written by every step in place of those before.
 pub struct Choices {
     /// u32 `[rows]`.
     pub tokens: Slice,
     /// f32 `[rows]`.
     pub logprobs: Slice,
     logsumexps: Slice,
-    staging: Pinned,
+    /// Tokens, then the bits of log-probabilities: u32 [2, rows].
+    both: Slice,
+    /// Copies of both, taken in turn: one is read while the next step's is written.
+    copies: [Pinned; 2],
 }
 
 impl Choices {
@@ -70,17 +73,20 @@ impl Choices {
         let all = Slice::new(gpu, Dtype::U32, 3 * rows)?;
         let [tokens, logprobs, logsumexps] = [0, 1, 2].map(|i| all.part(i * rows..(i + 1) * rows));
         let [logprobs, logsumexps] = [logprobs, logsumexps].map(|x| x.part_as(0, Dtype::F32, rows));
-        Ok(Self { tokens, logprobs, logsumexps, staging: Pinned::new(gpu, 8 * rows)? })
+        let copies = [Pinned::new(gpu, 8 * rows)?, Pinned::new(gpu, 8 * rows)?];
+        Ok(Self { tokens, logprobs, logsumexps, both: all.part(0..2 * rows), copies })
     }
 
-    /// The first `rows` choices of the step launched last; waits for it.
-    pub fn read(&mut self, gpu: &Gpu, rows: usize) -> Result<Vec<model::Choice>, GpuError> {
-        self.tokens.part(0..rows).read_to(&mut self.staging, 0)?;
-        self.logprobs.part(0..rows).read_to(&mut self.staging, 4 * rows)?;
-        gpu.synchronize()?;
-        let (tokens, logprobs) = self.staging.u32s()[..2 * rows].split_at(rows);
-        let each = tokens.iter().zip(logprobs);
-        Ok(each.map(|(&id, &bits)| model::Choice { id, logprob: f32::from_bits(bits) }).collect())
+    /// Has the choices of the step launched last brought to the host, in the order of launches. `turn` is 0 or 1.
+    pub fn bring(&mut self, turn: usize) -> Result<(), GpuError> {
+        self.both.read_to(&mut self.copies[turn], 0)
+    }
+
+    /// The first `rows` choices brought in that turn, which are there: a mark made since is done.
+    pub fn read(&self, turn: usize, rows: usize) -> Vec<model::Choice> {
+        let (tokens, logprobs) = self.copies[turn].u32s().split_at(self.tokens.len());
+        let each = tokens.iter().zip(logprobs).take(rows);
+        each.map(|(&id, &bits)| model::Choice { id, logprob: f32::from_bits(bits) }).collect()
     }
 }
 
