@@ -73,7 +73,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows, shapes = listed(ALL, options.rows, parser), listed(SHAPES, options.shapes, parser)
     peers = {key(line): line for line in read(options.peer)}
-    lines = read(options.before)
+    # What was measured again replaces what was measured before.
+    lines = list({key(line): line for line in read(options.before)}.values())
     if rows:
         place = Place(options.binary, options.work, options.tiny, options.repetitions, options.python, options.copy_rate)
         begun = time.monotonic()

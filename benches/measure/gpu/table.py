@@ -26,6 +26,9 @@ def cells(line, peers):
     own = [f"{number(line['value'])} {line['unit']}", _verdict(asked.alone(line))]
     if peer is None:
         return [*names, *own, "", "", ""]
+    if not line["unit"].endswith("/s"):
+        # Extra times are differences: their ratio says nothing.
+        return [*names, *own, number(peer["value"]), "", ""]
     ratio = line["value"] / peer["value"]
     return [*names, *own, number(peer["value"]), f"{ratio:.2f}", _verdict(asked.against(line, ratio))]
 
