@@ -1,80 +1,96 @@
 #!/usr/bin/env python3
-"""Measures a server's engine on a GPU: shapes of three sizes with random weights, bf16, prompt 128, output 128.
+"""Measures the table of docs/BENCHMARKS.md for GPUs on this machine. Python's standard library only, but for the copy rate.
 
-    benches/gpu.py --binary target/release/repertoire [--shapes 135m,1b,8b] [--work FOLDER] [--json FILE]
+  benches/gpu.py --binary target/release/repertoire                     every row of every shape
+  benches/gpu.py --rows base,distinct --shapes 1b --json rows.jsonl     some; a JSON line per figure is added to a file
+  benches/gpu.py --rows zipf --peer vllm.jsonl --markdown table.md      beside what benches/peers/vllm/measure.py measured
+  benches/gpu.py --rows none --from rows.jsonl --markdown table.md      a table of what was measured before
+  benches/gpu.py --tiny                                                 tiny shapes: does everything run?
 
-Needs a binary built with the feature `cuda`, and a GPU; no network, no models. Each point is `repertoire bench --in-process`;
-the figure is output tokens per second, prompts included, of as many requests as the point says, and the median time between
-tokens. `adapters` are LoRAs of rank 16 on all linear layers in bf16, made by the tool.
+It needs a binary built with the feature `cuda`, and a GPU; no network and no models. Shapes have random weights in bf16, and
+adapters are made by the tool. A figure is the median of rounds of requests that come at once, after one that is not counted.
 """
-
 import argparse
 import json
-import pathlib
-import subprocess
+import signal
 import sys
+import time
+from pathlib import Path
 
-LLAMA3 = dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
-SHAPES = {
-    "135m": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-                 num_key_value_heads=3, head_dim=64, vocab_size=49152, max_position_embeddings=8192,
-                 rope_theta=1e5, tie_word_embeddings=True),
-    "1b": dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-               num_key_value_heads=8, head_dim=64, vocab_size=128256, max_position_embeddings=131072,
-               rope_theta=5e5, tie_word_embeddings=True, rope_scaling=dict(LLAMA3, factor=32.0)),
-    "8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-               num_key_value_heads=8, head_dim=128, vocab_size=128256, max_position_embeddings=131072,
-               rope_theta=5e5, tie_word_embeddings=False, rope_scaling=dict(LLAMA3, factor=8.0)),
-}
-# Adapters, clients, requests.
-POINTS = [("none", 1, 4), ("none", 8, 32), ("none", 32, 96), ("none", 64, 192),
-          ("bench-lora-0000", 1, 4), ("bench-lora-0000", 32, 96), ("bench-lora-0000..0031", 32, 96)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from measure.bench import Failed
+from measure.gpu.place import Place
+from measure.gpu.rows import ALL
+from measure.gpu.table import key, markdown, words
+
+SHAPES = ("135m", "1b", "8b", "bert")
 
 
-def prepare(work, name):
-    """The configuration of a shape, as a file."""
-    folder = work / name
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = dict(model_type="llama", hidden_act="silu", torch_dtype="bfloat16", rms_norm_eps=1e-5, **SHAPES[name])
-    (folder / "config.json").write_text(json.dumps(shape))
-    config = work / f"{name}.toml"
-    config.write_text(
-        f'[[bases]]\nname = "base"\nsource = "dummy://{folder}"\n'
-        f'[adapters]\nstore = "{work / (name + "-adapters")}"\ndevice_bytes = "8GiB"\n'
-        "[scheduler]\nmax_running = 64\nmax_batch_tokens = 8192\n"
-    )
-    return config
+def listed(known, text, parser):
+    names = [name for name in text.split(",") if name != "none"]
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown: {unknown[0]!r}; known: {', '.join(known)}")
+    return names
+
+
+def read(file):
+    return [json.loads(line) for line in file.read_text().splitlines() if line.startswith("{")] if file else []
+
+
+def measure(place, rows, shapes):
+    """Lines as they are measured, shape by shape: each has one main process."""
+    for shape in map(place.shape, shapes):
+        for row in rows:
+            of, known = ALL[row]
+            if shape.name not in known:
+                continue
+            try:
+                for line in of(place, shape):
+                    yield line.json()
+            except Failed as error:
+                yield {"row": row, "shape": shape.name, "failed": str(error)}
+    place.release()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", default="target/release/repertoire")
-    parser.add_argument("--shapes", default="135m,1b,8b")
-    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/bench-gpu"))
-    parser.add_argument("--json", type=pathlib.Path)
-    arguments = parser.parse_args()
-    work = arguments.work.resolve()
-    print("| shape | adapters | clients | tokens/s | ms between tokens | ms to the first |\n|---|---|---|---|---|---|")
-    for name in arguments.shapes.split(","):
-        common = ["--config", str(prepare(work, name))]
-        make = ["--make-adapters", str(work / f"{name}-adapters"), "--count", "32", "--rank", "16"]
-        make += ["--targets", "all-linear", "--dtype", "bf16"]
-        subprocess.run([arguments.binary, "bench", *common, *make], check=True, stdout=subprocess.DEVNULL)
-        for adapters, clients, requests in POINTS:
-            load = ["--in-process", "--adapters", adapters, "--concurrency", str(clients), "--requests", str(requests)]
-            load += ["--prompt-tokens", "128", "--output-tokens", "128", "--json"]
-            run = subprocess.run([arguments.binary, "bench", *common, *load], capture_output=True, text=True)
-            lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
-            if run.returncode or not lines:
-                print(f"| {name} | {adapters} | {clients} | failed: {run.stderr.strip()[-200:]} | | |", flush=True)
-                continue
-            point = json.loads(lines[-1])
-            tokens, between, first = point["output_tokens_per_s"], point["itl_ms"]["p50"], point["ttft_ms"]["p50"]
-            print(f"| {name} | {adapters} | {clients} | {tokens:.0f} | {between:.2f} | {first:.1f} |", flush=True)
-            if arguments.json:
-                with arguments.json.open("a") as out:
-                    out.write(json.dumps(dict(point, shape=name)) + "\n")
+    parser.add_argument("--binary", type=Path, default=Path("target/release/repertoire"))
+    parser.add_argument("--rows", metavar="ROW,...", default=",".join(ALL), help=f"some of: {', '.join(ALL)}; or none")
+    parser.add_argument("--shapes", metavar="SHAPE,...", default=",".join(SHAPES), help=f"some of: {', '.join(SHAPES)}")
+    parser.add_argument("--repetitions", type=int, default=3, help="rounds that are counted (default: 3)")
+    parser.add_argument("--work", type=Path, default=Path("target/bench-gpu"),
+                        help="made bases and adapters, and logs; a folder in memory is best (24 GB)")
+    parser.add_argument("--python", default=sys.executable, help="a Python with torch, which measures the copy rate")
+    parser.add_argument("--copy-rate", type=float, metavar="BYTES_PER_S", help="in place of measuring it")
+    parser.add_argument("--tiny", action="store_true", help="for trying, also without a GPU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="adds a JSON line per figure")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the table into FILE")
+    parser.add_argument("--peer", type=Path, metavar="FILE", help="a peer's JSON lines")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="before", help="JSON lines of runs before, for the table")
+    options = parser.parse_args()
+    # What was started must not outlive this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    rows, shapes = listed(ALL, options.rows, parser), listed(SHAPES, options.shapes, parser)
+    peers = {key(line): line for line in read(options.peer)}
+    # What was measured again replaces what was measured before.
+    lines = list({key(line): line for line in read(options.before)}.values())
+    if rows:
+        place = Place(options.binary, options.work, options.tiny, options.repetitions, options.python, options.copy_rate)
+        begun = time.monotonic()
+        for line in measure(place, [row for row in ALL if row in rows], shapes):
+            lines.append(line)
+            print(f"{time.monotonic() - begun:6.1f} s  {words(line, peers)}", flush=True)
+            if options.json:
+                with options.json.open("a") as out:
+                    out.write(json.dumps(line) + "\n")
+    if options.markdown or not rows:
+        table = markdown(lines, peers)
+        print("\n" + table)
+        if options.markdown:
+            options.markdown.write_text(table)
+    sys.exit(any("failed" in line for line in lines))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

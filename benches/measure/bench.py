@@ -16,14 +16,12 @@ class Failed(Exception):
 class Bench:
     """A load. Its process loads and calibrates once, then measures a point for every call."""
 
-    def __init__(self, place, *flags, points=None, clients=8):
+    def __init__(self, place, *flags, clients=8):
         number = next(NUMBERS)
         self.log = place.logs / f"bench-{number}.log"
         self.trace_file = place.logs / f"bench-{number}.jsonl"
-        # More than anybody asks for: what is not asked for is not measured.
-        points = points or 10 * (place.repetitions + 1)
         command = [place.binary, "bench", "--wait", "--json", "--trace", self.trace_file,
-                   "--concurrency", ",".join([str(clients)] * points), *map(str, flags)]
+                   "--concurrency", str(clients), *map(str, flags)]
         self.process = subprocess.Popen(command, cwd=place.work, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True)
         self.points = 0
@@ -41,12 +39,12 @@ class Bench:
         # It ended, and whoever waits must hear of it.
         self.ready.release()
 
-    def begin(self):
-        """Starts a point."""
+    def begin(self, *flags):
+        """Starts a point; flags change the load from now on."""
         if not self.ready.acquire(timeout=READY_SECONDS) or self.process.poll() is not None:
             self._fail()
         try:
-            self.process.stdin.write("\n")
+            self.process.stdin.write(" ".join(map(str, flags)) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             self._fail()
@@ -62,8 +60,8 @@ class Bench:
             raise Failed(f"{point['errors']} requests failed: {' | '.join(self.tail)} (log: {self.log})")
         return point
 
-    def point(self):
-        self.begin()
+    def point(self, *flags):
+        self.begin(*flags)
         return self.end()
 
     def wait_until_ready(self):
@@ -88,6 +86,6 @@ class Bench:
     def __exit__(self, *_):
         self.process.stdin.close()
         try:
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.process.kill()

@@ -14,23 +14,25 @@ mod point;
 mod prompts;
 mod report;
 mod roster;
+mod run;
 mod target;
 mod trace;
 mod wait;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use super::client::Server;
 use super::configuration::Configuration;
-use crate::{app, profile};
+use crate::app;
 use engines::Engines;
 use http::{Api, Http};
 use load::Load;
 use make::Make;
 use report::Report;
+use run::Run;
 use target::Target;
 use trace::Trace;
 
@@ -61,7 +63,8 @@ pub struct Bench {
     /// Writes one JSON object per request: its adapter, and the moments of its start and of each token in seconds since 1970
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Is ready to ask, then waits before each point for a line on standard input: several loads can run in step
+    /// Is ready to ask, then waits for lines on standard input and measures for each: several loads can run in step, and one
+    /// process can measure many. A line may hold flags that change the load from then on
     #[arg(long)]
     wait: bool,
     /// Prints how many GB/s of memory the compute threads read, in place of measuring a load
@@ -85,45 +88,35 @@ impl Bench {
         }
         self.load.check()?;
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
-        let mut report = Report::open(self.json.as_deref())?;
+        let report = Report::open(self.json.as_deref())?;
+        let run = Run { report, trace, profile: self.profile, points: 0, answered: 0 };
         if self.in_process {
             let config = self.configuration.load(self.configuration.overrides()?)?;
             let target = Engines::load(&config, self.base.as_deref(), &self.load)?;
-            report.title(&target.title(), &self.load)?;
-            return self.measure(&target, &mut report, trace);
+            let title = target.title();
+            return self.measure(target, &title, run);
         }
         let target = Http::connect(self.server.clone(), self.api, self.base.clone(), &self.load)?;
-        report.title(&target.title(), &self.load)?;
-        self.measure(&target, &mut report, trace)
+        let title = target.title();
+        self.measure(target, &title, run)
     }
 
-    /// One point after the other.
-    fn measure<T: Target>(&self, target: &T, report: &mut Report, mut trace: Option<Trace>) -> Result<()> {
-        let load = &self.load;
-        let mut answered = 0;
-        for (number, clients) in load.clients().into_iter().enumerate() {
-            if self.wait && !wait::for_a_line()? {
-                return Ok(());
-            }
-            let round = 2 * number as u64;
-            clients::run(target, clients, load.warmup_plan(round, clients)?);
-            if self.profile {
-                profile::start();
-            }
-            let outcomes = clients::run(target, clients, load.plan(round + 1)?);
-            answered += outcomes.iter().filter(|outcome| outcome.error.is_none()).count();
-            if let Some(trace) = &mut trace {
-                trace.point(number, &outcomes)?;
-            }
-            report.point(clients, load, &outcomes)?;
-            if self.profile {
-                profile::stop();
-                report.parts(&profile::take())?;
-            }
+    /// The command line's points, or those of each line that comes.
+    fn measure<T: Target>(&self, mut target: T, title: &str, mut run: Run) -> Result<()> {
+        run.report.title(title, &self.load)?;
+        if !self.wait {
+            run.points(&target, &self.load)?;
+            return run.end();
         }
-        if answered == 0 {
-            bail!("every request failed");
+        let mut load = self.load.clone();
+        while let Some(line) = wait::for_a_line()? {
+            if !line.trim().is_empty() {
+                load = load.with(&line)?;
+                target.turn_to(&load)?;
+                run.report.turn(&line)?;
+            }
+            run.points(&target, &load)?;
         }
-        Ok(())
+        run.end()
     }
 }

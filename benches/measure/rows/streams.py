@@ -21,15 +21,15 @@ LONG = 1500
 QUIET_SECONDS = 4
 
 
-def streams(place, base, server, output, points=None):
+def streams(place, base, server, output):
     return Bench(place, "--url", server.url, "--base", base.name, "--requests", STREAMS, "--warmup", 0, "--prompt-tokens",
-                 PROMPT, "--output-tokens", output, points=points, clients=STREAMS)
+                 PROMPT, "--output-tokens", output, clients=STREAMS)
 
 
 def measure_of(place, base, server, seconds):
     """By what a first token and the next take now: tokens that keep the streams busy for the quiet time and so much longer,
     and when the quiet time is over."""
-    with streams(place, base, server, 16, points=1) as trial:
+    with streams(place, base, server, 16) as trial:
         point = trial.point()
     return int((QUIET_SECONDS + seconds) * 1e3 / point["itl_ms"]["p50"]) + 16, point["ttft_ms"]["p99"] / 1e3 + QUIET_SECONDS
 
@@ -160,7 +160,7 @@ def cold_loads(place):
             cold.wait_until_ready()
             warm.wait_until_ready()
             output, pause = measure_of(place, base, server, 2 * seconds)
-            with streams(place, base, server, output, points=3 * place.repetitions) as fore:
+            with streams(place, base, server, output) as fore:
                 fore.wait_until_ready()
                 disturbs, warms, rates = {pins: [], cold: []}, [], {pins: [], cold: []}
                 for _ in range(place.repetitions):

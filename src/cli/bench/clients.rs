@@ -72,6 +72,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::cli::bench::load::Load;
     use crate::cli::bench::plan;
     use crate::cli::bench::roster::Roster;
 
@@ -85,6 +86,10 @@ mod tests {
 
     impl Target for Slow {
         type Question = usize;
+
+        fn turn_to(&mut self, _: &Load) -> Result<()> {
+            Ok(())
+        }
 
         fn prepare(&self, adapter: Option<&str>, _: &mut ChaCha8Rng) -> Result<usize> {
             Ok(adapter.map_or(0, str::len))

@@ -5,7 +5,6 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::runtime::{Builder, Runtime};
 
-use super::lengths::Lengths;
 use super::load::{Load, Task};
 use super::target::{Heard, Target};
 use crate::adapter::{AdapterRef, Lease, TaskKind};
@@ -18,11 +17,7 @@ pub struct Engines {
     ensemble: Ensemble,
     /// The one that answers requests without an adapter.
     base: Engine,
-    task: Task,
-    prompt_tokens: Lengths,
-    shared_prefix: usize,
-    seed: u64,
-    output_tokens: usize,
+    load: Load,
     /// Waits for events; the arithmetic has threads of its own.
     runtime: Runtime,
 }
@@ -48,11 +43,7 @@ impl Engines {
         };
         Ok(Self {
             base: base.clone(),
-            task: load.task,
-            prompt_tokens: load.prompt_tokens,
-            shared_prefix: load.shared_prefix,
-            seed: load.seed,
-            output_tokens: load.output_tokens,
+            load: load.clone(),
             runtime: Builder::new_multi_thread().worker_threads(1).build()?,
             ensemble,
         })
@@ -76,7 +67,7 @@ impl Engines {
     /// The engine runs what it is given; what HTTP would refuse must not be measured either.
     fn check(&self, engine: &Engine, lease: Option<&Lease>) -> Result<()> {
         let name = &engine.sites().base;
-        match (self.task, lease) {
+        match (self.load.task, lease) {
             (Task::Classify, lease) if lease.is_none_or(|lease| lease.head.is_none()) => {
                 bail!("--task classify needs adapters with a head, on base {name}")
             }
@@ -92,10 +83,15 @@ impl Engines {
 impl Target for Engines {
     type Question = Question;
 
+    fn turn_to(&mut self, load: &Load) -> Result<()> {
+        self.load = load.clone();
+        Ok(())
+    }
+
     fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Question> {
-        let tokens = self.prompt_tokens.draw(rng);
-        let mut shared = ChaCha8Rng::seed_from_u64(self.seed);
-        let number = |at: usize| if at < self.shared_prefix { shared.random() } else { rng.random() };
+        let tokens = self.load.prompt_tokens.draw(rng);
+        let mut shared = ChaCha8Rng::seed_from_u64(self.load.seed);
+        let number = |at: usize| if at < self.load.shared_prefix { shared.random() } else { rng.random() };
         Ok(Question { numbers: (0..tokens).map(number).collect(), adapter: adapter.map(str::parse).transpose()? })
     }
 
@@ -111,10 +107,10 @@ impl Target for Engines {
             if Some(id) == engine.sites().pad { (id + 1) % vocab } else { id }
         };
         let prompt = (vocab..vocab + virtual_tokens).chain(question.numbers.into_iter().map(id)).collect();
-        let work = match self.task {
+        let work = match self.load.task {
             Task::Classify => Work::Classify,
             Task::Generate => Work::Generate(Parameters {
-                max_new_tokens: self.output_tokens,
+                max_new_tokens: self.load.output_tokens,
                 ignore_eos: true,
                 ..Parameters::default()
             }),

@@ -43,13 +43,9 @@ pub struct Http {
 impl Http {
     /// Connects to a server and learns how it counts tokens.
     pub fn connect(server: Server, api: Api, base: Option<String>, load: &Load) -> Result<Self> {
-        if api == Api::Openai && load.task == Task::Classify {
-            bail!("--task classify needs --api native: OpenAI's interface has no classification");
-        }
         let url = server.url().to_owned();
         let client = if api == Api::Openai { server.fresh_client() } else { server.client() };
-        let (output_tokens, extra) = (load.output_tokens, load.body.clone());
-        let asked = Asked { api, task: load.task, base, output_tokens, extra };
+        let asked = Asked::of(load, api, base)?;
         let prompts = calibration::run(&client, &asked, load)?;
         Ok(Self { client, url, asked, prompts })
     }
@@ -62,6 +58,14 @@ impl Http {
 }
 
 impl Asked {
+    fn of(load: &Load, api: Api, base: Option<String>) -> Result<Self> {
+        if api == Api::Openai && load.task == Task::Classify {
+            bail!("--task classify needs --api native: OpenAI's interface has no classification");
+        }
+        let (task, output_tokens, extra) = (load.task, load.output_tokens, load.body.clone());
+        Ok(Self { api, task, base, output_tokens, extra })
+    }
+
     fn path(&self) -> &'static str {
         match (self.api, self.task) {
             (Api::Native, Task::Generate) => "/v1/generate",
@@ -97,6 +101,12 @@ impl Asked {
 
 impl Target for Http {
     type Question = Value;
+
+    fn turn_to(&mut self, load: &Load) -> Result<()> {
+        self.asked = Asked::of(load, self.asked.api, self.asked.base.take())?;
+        self.prompts = calibration::run(&self.client, &self.asked, load)?;
+        Ok(())
+    }
 
     fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Value> {
         let prompt = self.prompts.text(adapter, rng).context("--prompt-tokens leaves no prompt")?;

@@ -1,7 +1,8 @@
 //! The load that a benchmark makes.
 
-use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::builder::Resettable;
+use clap::{Args, Command, FromArgMatches, ValueEnum};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -23,7 +24,7 @@ pub enum Task {
 }
 
 /// What is asked, how often, by how many.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Load {
     /// Adapters, in turn: names, ranges such as joke-000..099, and "none" for the base
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "none")]
@@ -64,6 +65,19 @@ pub struct Load {
 }
 
 impl Load {
+    /// The same load, but for what the flags of a line say.
+    pub fn with(&self, line: &str) -> Result<Self> {
+        // What a line leaves out is as it was: no defaults. And a line knows of no flags but those of a load.
+        let flags = Self::augment_args(Command::new("line").no_binary_name(true).disable_help_flag(true))
+            .mut_args(|flag| flag.default_value(Resettable::Reset).conflicts_with(Resettable::Reset));
+        let given = flags.try_get_matches_from(line.split_whitespace());
+        let given = given.with_context(|| format!("the line {:?} cannot be understood", line.trim()))?;
+        let mut load = self.clone();
+        load.update_from_arg_matches(&given)?;
+        load.check()?;
+        Ok(load)
+    }
+
     /// Refuses what cannot be measured.
     pub fn check(&self) -> Result<()> {
         let counts = [("--requests", self.requests), ("--output-tokens", self.output_tokens)];

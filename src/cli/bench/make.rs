@@ -12,6 +12,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::adapter::{Adapter, Metadata, Package, ReadLimits, SiteMap};
 use crate::app;
@@ -90,7 +91,8 @@ impl Make {
         let targeted = Targeted::of(map, self.kind, self.targets);
         let settings = settings::of(self, map, &targeted, saved_base);
         let magnitudes = if self.kind == Made::Dora { weights::magnitudes(&targeted)? } else { Vec::new() };
-        for number in 0..self.count {
+        // Each by a stream of its own: the same on any number of threads.
+        (0..self.count).into_par_iter().try_for_each(|number| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(number as u64);
             let tensors = weights::draw(self, map, &targeted, &magnitudes, &mut rng);
@@ -102,8 +104,8 @@ impl Make {
             if number == 0 {
                 check_readable(&files, map, config.adapters.max_rank)?;
             }
-            write(&folder.join(self.name(number)), &files)?;
-        }
+            write(&folder.join(self.name(number)), &files)
+        })?;
         println!("{} adapters for base {} are in {}", self.count, map.base, folder.display());
         println!("  --adapters {}..{:04} asks for them", self.name(0), self.count.saturating_sub(1));
         Ok(())

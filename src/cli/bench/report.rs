@@ -60,6 +60,12 @@ impl Report {
         Ok(())
     }
 
+    /// What is asked from now on, in place of what the title says.
+    pub fn turn(&mut self, line: &str) -> Result<()> {
+        writeln!(self.table, "{}", line.trim())?;
+        Ok(())
+    }
+
     /// Where the time of the point's steps went.
     pub fn parts(&mut self, measured: &[(Part, Duration, u64)]) -> Result<()> {
         writeln!(self.table, "{}", parts::table(measured))?;

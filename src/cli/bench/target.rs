@@ -5,10 +5,15 @@ use std::time::Instant;
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 
+use super::load::Load;
+
 /// Something that answers requests: a server over HTTP, or an engine in this process.
 pub trait Target: Sync {
     /// A request whose prompt is made.
     type Question;
+
+    /// Learns what is asked from now on.
+    fn turn_to(&mut self, load: &Load) -> Result<()>;
 
     /// Makes a request, with a prompt out of `rng`. Not timed. No adapter: the base.
     fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Self::Question>;

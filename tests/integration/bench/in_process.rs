@@ -9,7 +9,7 @@ use super::run::{Run, bench, check_tokens};
 use crate::http::harness::fixtures;
 
 /// A store with adapters of the fixtures.
-fn store(adapters: &[(&str, &str)]) -> TempDir {
+pub fn store(adapters: &[(&str, &str)]) -> TempDir {
     let store = tempfile::tempdir().unwrap();
     for (name, folder) in adapters {
         let to = store.path().join(name);

@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::in_process::measure;
+use super::in_process::{measure, store};
 use super::run::command;
 use crate::http::harness::fixtures;
 
@@ -38,13 +38,15 @@ async fn a_trace_tells_of_every_request_and_prompts_are_of_the_lengths_asked_for
 }
 
 #[test]
-fn a_load_that_waits_measures_a_point_for_each_line_and_ends_with_the_input() {
+fn a_load_that_waits_measures_for_each_line_what_it_says_and_ends_with_the_input() {
     let base = format!("bases.0.source={}", fixtures().join("bases/llama").display());
-    let store = tempfile::tempdir().unwrap();
+    let store = store(&[("lora", "llama/lora")]);
+    let trace = store.path().join("trace.jsonl");
     let sets = [base, format!("adapters.store={}", store.path().display()), "server.threads=1".into()];
     let mut bench = command()
-        .args(["--in-process", "--json", "--wait", "--concurrency", "1,1,1"])
+        .args(["--in-process", "--json", "--wait", "--concurrency", "1"])
         .args(["--requests", "2", "--prompt-tokens", "4", "--output-tokens", "2"])
+        .args(["--trace", &trace.display().to_string()])
         .args(sets.iter().flat_map(|set| ["--set", set]))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -54,20 +56,52 @@ fn a_load_that_waits_measures_a_point_for_each_line_and_ends_with_the_input() {
     let mut input = bench.stdin.take().unwrap();
     let mut points = BufReader::new(bench.stdout.take().unwrap());
     let mut words = BufReader::new(bench.stderr.take().unwrap());
-    for _ in 0..2 {
+    // What a line says holds until another says otherwise.
+    let asked = ["", "--adapters none,lora --requests 4 --prompt-tokens 6", "", "--adapters none --concurrency 2,3"];
+    let expected = [&[(1, 0, 2, 4)][..], &[(1, 1, 4, 6)], &[(1, 1, 4, 6)], &[(2, 0, 4, 6), (3, 0, 4, 6)]];
+    let mut measured = 0;
+    for (asked, expected) in asked.into_iter().zip(expected) {
         // It is ready before it is told to go.
         let mut line = String::new();
         while !line.starts_with("waiting for a line") {
             line.clear();
             assert!(words.read_line(&mut line).unwrap() > 0, "it ended");
         }
-        writeln!(input).unwrap();
-        let mut point = String::new();
-        points.read_line(&mut point).unwrap();
-        assert_eq!(lines(&point)[0]["errors"], 0);
+        writeln!(input, "{asked}").unwrap();
+        for (clients, adapters, requests, prompt) in expected {
+            let mut point = String::new();
+            points.read_line(&mut point).unwrap();
+            let point = &lines(&point)[0];
+            assert_eq!((&point["concurrency"], &point["adapters"]), (&json!(clients), &json!(adapters)));
+            assert_eq!(point["errors"], 0);
+            let traced = lines(&std::fs::read_to_string(&trace).unwrap());
+            let own: Vec<_> = traced.iter().filter(|request| request["point"] == measured).collect();
+            assert_eq!(own.len(), *requests);
+            assert!(own.iter().all(|request| request["prompt_tokens"] == *prompt));
+            measured += 1;
+        }
     }
     drop(input);
     assert!(bench.wait().unwrap().success());
+}
+
+#[test]
+fn a_line_that_says_what_no_load_has_ends_it() {
+    for (line, part) in [("--url x", "--url"), ("--requests 0", "--requests"), ("none", "none")] {
+        let base = format!("bases.0.source={}", fixtures().join("bases/llama").display());
+        let store = tempfile::tempdir().unwrap();
+        let mut bench = command()
+            .args(["--in-process", "--wait", "--set", &base, "--set", "server.threads=1"])
+            .args(["--set", &format!("adapters.store={}", store.path().display())])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(bench.stdin.take().unwrap(), "{line}").unwrap();
+        let output = bench.wait_with_output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && message.contains(part), "{message}");
+    }
 }
 
 #[test]
