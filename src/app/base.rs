@@ -155,9 +155,14 @@ fn load(config: &BaseConfig, target: Option<GpuTarget>) -> Result<Loaded> {
     };
     let json = json.unwrap_or_else(|| folder.join("config.json"));
     let bytes = matches!(weights, WeightFiles::Dummy) && !folder.join("tokenizer.json").is_file();
-    let tokenizer = if bytes { Tokenizer::bytes() } else { Tokenizer::from_folder(&folder)? };
-    let model = load_folder(&config.name, aliases, &json, &weights, precision, target)?;
-    Ok(Loaded { model, tokenizer, generation: generation_config::read(&folder) })
+    let tokenizer = || if bytes { Ok(Tokenizer::bytes()) } else { Tokenizer::from_folder(&folder) };
+    // That of a large vocabulary takes a while.
+    std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(tokenizer);
+        let model = load_folder(&config.name, aliases, &json, &weights, precision, target);
+        let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(Loaded { model: model?, tokenizer, generation: generation_config::read(&folder) })
+    })
 }
 
 /// Tells the log of a download, now and then.
