@@ -2,6 +2,8 @@
 
 mod activations;
 mod buffers;
+mod cargo;
+mod freight;
 mod weight;
 
 use candle_core::backend::BackendStorage;
@@ -10,7 +12,9 @@ use repertoire_kernels::cpu::Floats;
 
 pub use activations::Activations;
 pub use buffers::Buffer;
-pub use weight::{GpuTarget, Placement, Weight, gpu_error, with_bytes};
+pub use cargo::Cargo;
+pub use freight::Freight;
+pub use weight::{GpuTarget, Placement, Weight, gpu_error, kernel_dtype, with_bytes};
 
 /// A tensor whose elements can be read as long as this is held.
 pub struct OpenTensor<'a> {

@@ -10,6 +10,7 @@ mod adapters;
 #[cfg(test)]
 mod checks;
 mod choose;
+mod convert;
 mod decode;
 mod elementwise;
 mod embed;
@@ -37,6 +38,7 @@ pub use adapters::{
     Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, tiles,
 };
 pub use choose::{Choice, choose, choose_scratch_len};
+pub use convert::convert;
 pub use decode::{Decode, attend_decode, decode_scratch_len};
 pub use elementwise::{activate, add_row, gate};
 pub use embed::{Chosen, Embedding, VirtualTokens, embed};

@@ -146,25 +146,20 @@ impl<'a> OpenPatch<'a> {
     }
 }
 
-/// One token's embedding `[hidden]`, changed by an adapter's patch where there is one.
-pub fn apply_embedding(
-    token: usize,
-    table: &Tensor,
-    patch: Option<&super::EmbeddingPatch>,
-    out: &mut [f32],
-) -> Result<()> {
-    let hidden = out.len();
-    let table = patch.and_then(|patch| patch.weight.as_ref()).unwrap_or(table);
-    with_floats(table, |table| table.row(token, hidden).copy_to(out))?;
-    let Some(patch) = patch else { return Ok(()) };
+/// Makes of the base's embedding of a token `[hidden]` an adapter's.
+pub fn apply_embedding(token: usize, patch: &super::EmbeddingPatch, line: &mut [f32]) -> Result<()> {
+    if let Some(table) = &patch.weight {
+        let hidden = line.len();
+        with_floats(table, |table| table.row(token, hidden).copy_to(line))?;
+    }
     if let Some(low_rank) = &patch.low_rank {
         let rank = low_rank.a.dims2()?.1;
         let mut shrunk = vec![0.0; rank];
         with_floats(&low_rank.a, |a| a.row(token, rank).copy_to(&mut shrunk))?;
-        with_floats(&low_rank.b, |b| cpu::expand(&shrunk, b, out, low_rank.scale))?;
+        with_floats(&low_rank.b, |b| cpu::expand(&shrunk, b, line, low_rank.scale))?;
     }
     if let Some(scale) = &patch.output_scale {
-        with_floats(scale, |scale| cpu::scale_row(out, scale))?;
+        with_floats(scale, |scale| cpu::scale_row(line, scale))?;
     }
     Ok(())
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use crate::device::Weight;
+
 /// What a linear layer does in its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Projection {
@@ -40,8 +42,8 @@ pub struct SiteEntry {
     pub module: String,
     /// Whether PEFT sees a Conv1D, whose weight is [in, out] (`fan_in_fan_out`).
     pub conv1d: bool,
-    /// [out, in], whatever the file had.
-    pub weight: Tensor,
+    /// [out, in], whatever the file had; where the base runs, so look at some rows at a time.
+    pub weight: Weight,
     /// `[out]`.
     pub bias: Option<Tensor>,
 }
@@ -63,8 +65,8 @@ impl SiteEntry {
 pub struct EmbeddingSite {
     /// E.g. `model.embed_tokens`.
     pub module: String,
-    /// [vocab, hidden].
-    pub weight: Tensor,
+    /// [vocab, hidden]; as for a site.
+    pub weight: Weight,
 }
 
 /// Counts the tokens of a text as the base's tokenizer makes them by default, special ones included; `adapter` itself knows no tokenizer.

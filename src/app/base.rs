@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use parking_lot::Mutex;
 use repertoire_kernels::cuda::{Gpu, GpuError};
 
@@ -155,9 +155,14 @@ fn load(config: &BaseConfig, target: Option<GpuTarget>) -> Result<Loaded> {
     };
     let json = json.unwrap_or_else(|| folder.join("config.json"));
     let bytes = matches!(weights, WeightFiles::Dummy) && !folder.join("tokenizer.json").is_file();
-    let tokenizer = if bytes { Tokenizer::bytes() } else { Tokenizer::from_folder(&folder)? };
-    let model = load_folder(&config.name, aliases, &json, &weights, precision, target)?;
-    Ok(Loaded { model, tokenizer, generation: generation_config::read(&folder) })
+    let tokenizer = || if bytes { Ok(Tokenizer::bytes()) } else { Tokenizer::from_folder(&folder) };
+    // That of a large vocabulary takes a while.
+    std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(tokenizer);
+        let model = load_folder(&config.name, aliases, &json, &weights, precision, target);
+        let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(Loaded { model: model?, tokenizer, generation: generation_config::read(&folder) })
+    })
 }
 
 /// Tells the log of a download, now and then.
@@ -185,11 +190,13 @@ impl Report {
 fn size(sites: &SiteMap) -> (usize, usize) {
     let shared = |projection: Projection| sites.tied && projection == Projection::LmHead;
     let linears = sites.linears.iter().filter(|entry| !shared(entry.site.projection));
-    let linears = linears.flat_map(|entry| std::iter::once(&entry.weight).chain(&entry.bias));
     let embeddings = std::iter::once(&sites.embedding).chain(&sites.positions).map(|site| &site.weight);
+    let weights = linears.clone().map(|entry| &entry.weight).chain(embeddings);
+    let weights = weights.map(|weight| (weight.elem_count(), weight.dtype()));
     let frozen = sites.frozen.iter().flat_map(|(_, parameters)| parameters.iter().map(|(_, tensor)| tensor));
-    let count = |(parameters, bytes): (usize, usize), tensor: &Tensor| {
-        (parameters + tensor.elem_count(), bytes + tensor.elem_count() * tensor.dtype().size_in_bytes())
-    };
-    linears.chain(embeddings).chain(frozen).fold((0, 0), count)
+    let others = linears.filter_map(|entry| entry.bias.as_ref()).chain(frozen);
+    let others = others.map(|tensor| (tensor.elem_count(), tensor.dtype()));
+    weights
+        .chain(others)
+        .fold((0, 0), |(parameters, bytes), (count, dtype)| (parameters + count, bytes + count * dtype.size_in_bytes()))
 }

@@ -39,11 +39,10 @@ impl Bert {
     pub fn load(mut builder: Builder<'_>, config: &ModelConfig) -> std::result::Result<Self, LoadError> {
         let hidden = config.hidden;
         let at = "bert.embeddings";
-        let words = builder.get(&format!("{at}.word_embeddings.weight"), &[config.vocab, hidden])?;
-        let positions = builder.get(&format!("{at}.position_embeddings.weight"), &[config.context, hidden])?;
+        let words = builder.weight(&format!("{at}.word_embeddings.weight"), &[config.vocab, hidden])?;
+        let positions = builder.weight(&format!("{at}.position_embeddings.weight"), &[config.context, hidden])?;
         let types = builder.get(&format!("{at}.token_type_embeddings.weight"), &[config.token_types, hidden])?;
         builder.freeze(&format!("{at}.token_type_embeddings"), vec![("weight".into(), types.clone())]);
-        let (words, positions) = (builder.place(words)?, builder.place(positions)?);
         let for_all = Some(builder.place(types.get(0)?.to_dtype(DType::F32)?)?);
         let embedding_norm = builder.layer_norm(&format!("{at}.LayerNorm"), hidden)?;
         let layers =
@@ -64,9 +63,9 @@ impl Bert {
             causal: false,
             missing_pooler,
         };
-        let position_site = EmbeddingSite { module: format!("{at}.position_embeddings"), weight: (*positions).clone() };
+        let position_site = EmbeddingSite { module: format!("{at}.position_embeddings"), weight: positions.clone() };
         Ok(Self {
-            sites: builder.finish(naming, (*words).clone(), Some(position_site)),
+            sites: builder.finish(naming, words.clone(), Some(position_site)),
             embedding: Embedding { words, positions: Some(positions), for_all },
             embedding_norm,
             layers,

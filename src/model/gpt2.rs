@@ -35,9 +35,8 @@ struct Layer {
 impl Gpt2 {
     /// Reads the weights.
     pub fn load(mut builder: Builder<'_>, config: &ModelConfig) -> std::result::Result<Self, LoadError> {
-        let words = builder.get("transformer.wte.weight", &[config.vocab, config.hidden])?;
-        let positions = builder.get("transformer.wpe.weight", &[config.context, config.hidden])?;
-        let (words, positions) = (builder.place(words)?, builder.place(positions)?);
+        let words = builder.weight("transformer.wte.weight", &[config.vocab, config.hidden])?;
+        let positions = builder.weight("transformer.wpe.weight", &[config.context, config.hidden])?;
         let layers =
             (0..config.layers).map(|i| Layer::load(&mut builder, config, i)).collect::<std::result::Result<_, _>>()?;
         let norm = builder.layer_norm("transformer.ln_f", config.hidden)?;
@@ -49,9 +48,9 @@ impl Gpt2 {
             causal: true,
             missing_pooler: false,
         };
-        let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: (*positions).clone() };
+        let position_site = EmbeddingSite { module: "transformer.wpe".into(), weight: positions.clone() };
         Ok(Self {
-            sites: builder.finish(naming, (*words).clone(), Some(position_site)),
+            sites: builder.finish(naming, words.clone(), Some(position_site)),
             embedding: Embedding { words, positions: Some(positions), for_all: None },
             layers,
             norm,

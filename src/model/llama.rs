@@ -42,8 +42,7 @@ struct Layer {
 impl Llama {
     /// Reads the weights.
     pub fn load(mut builder: Builder<'_>, config: &ModelConfig) -> std::result::Result<Self, LoadError> {
-        let words = builder.get("model.embed_tokens.weight", &[config.vocab, config.hidden])?;
-        let words = builder.place(words)?;
+        let words = builder.weight("model.embed_tokens.weight", &[config.vocab, config.hidden])?;
         let layers =
             (0..config.layers).map(|i| Layer::load(&mut builder, config, i)).collect::<std::result::Result<_, _>>()?;
         let norm = builder.rms_norm("model.norm", config.hidden)?;
@@ -57,7 +56,7 @@ impl Llama {
             missing_pooler: false,
         };
         Ok(Self {
-            sites: builder.finish(naming, (*words).clone(), None),
+            sites: builder.finish(naming, words.clone(), None),
             embedding: Embedding { words, positions: None, for_all: None },
             layers,
             norm,

@@ -2,7 +2,9 @@
 
 mod builder;
 mod config;
+mod dummy;
 mod gguf;
+mod quantised;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -86,10 +88,13 @@ fn build(
     weights: Weights,
     target: Option<GpuTarget>,
 ) -> Result<Box<dyn BaseModel>, LoadError> {
-    let placement = target.map(|target| Placement::new(target, weights.dtype()));
+    let placement = target.map(|target| Placement::new(target, weights.dtype())).transpose()?;
     let body = Body::load(Builder::new(name, aliases, config, weights, placement.clone()), config)?;
     Ok(match placement {
         None => Box::new(CpuModel::new(body)),
-        Some(placement) => Box::new(GpuModel::new(body, &placement)?),
+        Some(placement) => {
+            placement.settle();
+            Box::new(GpuModel::new(body, &placement)?)
+        }
     })
 }

@@ -132,8 +132,8 @@ fn dora_scales_by_magnitude_over_the_norm_of_the_whole_row() {
     }
     let adapter = made.read(&LLAMA).unwrap();
     let module = "model.layers.1.self_attn.q_proj";
-    let weight =
-        LLAMA.linears.iter().find(|entry| entry.module == module).unwrap().weight.to_dtype(DType::F32).unwrap();
+    let weight = &LLAMA.linears.iter().find(|entry| entry.module == module).unwrap().weight;
+    let weight = weight.on_host().to_dtype(DType::F32).unwrap();
     let patch = patch(&adapter, &LLAMA, module);
     let low_rank = patch.low_rank.as_ref().unwrap();
     let sum = (weight + (low_rank.b.matmul(&low_rank.a).unwrap() * f64::from(low_rank.scale)).unwrap()).unwrap();
@@ -152,7 +152,7 @@ fn dora_scales_by_magnitude_over_the_norm_of_the_whole_row() {
 #[test]
 fn a_saved_copy_of_the_embedding_is_dropped_and_another_stands_for_both_ends_of_a_tied_base() {
     let name = "base_model.model.model.embed_tokens.weight";
-    let copy = LLAMA.embedding.weight.to_dtype(DType::F32).unwrap();
+    let copy = LLAMA.embedding.weight.on_host().to_dtype(DType::F32).unwrap();
     let numbers = copy.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let adapter = Made::lora().with_numbers(name, &[317, 32], &numbers).read(&LLAMA).unwrap();
     assert!(adapter.embedding.is_none());

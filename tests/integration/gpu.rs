@@ -1,5 +1,7 @@
 //! Bases on a GPU: the golden, isolation and churn tests there. `scripts/gpu_check.sh` runs them where there is one.
 
+mod load;
+
 use candle_core::DType;
 use repertoire::device::GpuTarget;
 use repertoire::engine::{Parameters, Request, Work};

@@ -1,4 +1,4 @@
-//! Copies beside the work on a GPU.
+//! Copies beside the work on a GPU, there and back.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use cudarc::driver::{CudaStream, result};
 
 use super::{Gpu, GpuError, Pinned, Slice};
 
-/// A stream of its own for copies to a GPU: they run while kernels do.
+/// A stream of its own for copies to a GPU and from it: they run while kernels do, and while another thread captures a graph.
 pub struct Lane {
     stream: Arc<CudaStream>,
     gpu: Arc<Gpu>,
@@ -27,9 +27,7 @@ impl Lane {
     /// # Panics
     /// If the bytes lie outside, here or there, or are another GPU's.
     pub fn copy(&self, to: &Slice, at: usize, from: &Pinned, bytes: Range<usize>) -> Result<(), GpuError> {
-        assert!(Arc::ptr_eq(to.gpu(), &self.gpu) && Arc::ptr_eq(from.gpu(), &self.gpu), "memory of another GPU");
-        let fits = at.checked_add(bytes.len()).is_some_and(|end| end <= to.len() * to.dtype().bytes());
-        assert!(fits, "{} bytes from byte {at} on of {}", bytes.len(), to.len() * to.dtype().bytes());
+        self.check(to, at, from, bytes.len());
         if bytes.is_empty() {
             return Ok(());
         }
@@ -37,6 +35,28 @@ impl Lane {
         // SAFETY: both are there, and long enough; the caller keeps them until the lane was waited for.
         unsafe { result::memcpy_htod_async(to.pointer() + at as u64, &from[bytes], self.stream.cu_stream()) }?;
         Ok(())
+    }
+
+    /// Copies what `from` has from its byte `at` on to bytes of page-locked memory, and waits for it. Nobody changes `from`
+    /// meanwhile, nor after the GPU's own stream was waited for last.
+    ///
+    /// # Panics
+    /// If the bytes lie outside, here or there, or are another GPU's.
+    pub fn read(&self, from: &Slice, at: usize, to: &mut Pinned, bytes: Range<usize>) -> Result<(), GpuError> {
+        self.check(from, at, to, bytes.len());
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.stream.context().bind_to_thread()?;
+        // SAFETY: both are there, and long enough, until the lane was waited for, which is before this returns.
+        unsafe { result::memcpy_dtoh_async(&mut to[bytes], from.pointer() + at as u64, self.stream.cu_stream()) }?;
+        self.wait()
+    }
+
+    fn check(&self, slice: &Slice, at: usize, pinned: &Pinned, bytes: usize) {
+        assert!(Arc::ptr_eq(slice.gpu(), &self.gpu) && Arc::ptr_eq(pinned.gpu(), &self.gpu), "memory of another GPU");
+        let fits = at.checked_add(bytes).is_some_and(|end| end <= slice.len() * slice.dtype().bytes());
+        assert!(fits, "{bytes} bytes from byte {at} on of {}", slice.len() * slice.dtype().bytes());
     }
 
     /// Waits until all its copies are done. Kernels launched afterwards find what was copied.
@@ -56,6 +76,7 @@ impl Drop for Lane {
 mod tests {
     use super::*;
     use crate::cuda::checks::gpu;
+    use crate::cuda::{Dtype, Graph};
 
     #[test]
     #[ignore = "needs a GPU"]
@@ -71,5 +92,28 @@ mod tests {
         lane.wait().expect("an end");
         let expected: Vec<u32> = [7, 7].into_iter().chain(1..len as u32 - 1).collect();
         assert_eq!(to.to_u32().expect("numbers"), expected);
+        // And back.
+        lane.read(&to, 4, &mut from, 0..4 * len - 4).expect("a copy");
+        assert_eq!(from.u32s()[..len - 1], expected[1..]);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn copies_go_on_while_a_graph_is_captured() {
+        let gpu = gpu();
+        let (weights, other) = (Slice::of_u32(&gpu, &[7; 1000]), Slice::new(&gpu, Dtype::F32, 1000));
+        let (weights, other) = (weights.expect("memory"), other.expect("memory"));
+        gpu.synchronize().expect("an end");
+        let mut there = Pinned::new(&gpu, 4000).expect("memory");
+        let lane = Lane::new(&gpu).expect("a lane");
+        let graph = Graph::capture(&gpu, || {
+            other.zero()?;
+            let read = || lane.read(&weights, 0, &mut there, 0..4000);
+            std::thread::scope(|scope| scope.spawn(read).join().expect("no panic"))
+        });
+        graph.expect("a graph").launch().expect("a launch");
+        gpu.synchronize().expect("an end");
+        assert!(there.u32s().iter().all(|&number| number == 7));
+        assert!(other.to_f32().expect("numbers").iter().all(|&number| number == 0.0));
     }
 }

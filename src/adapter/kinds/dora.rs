@@ -3,13 +3,14 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::adapter::{AdapterError, LowRank};
+use crate::device::Weight;
 
 /// Most numbers of the base's weight held as f32 at a time.
 const BLOCK: usize = 1 << 20;
 
 /// `[out]`: `m / ‖W + scale·BA‖`, the norm per output row, in f32.
 pub(super) fn linear_scale(
-    weight: &Tensor,
+    weight: &Weight,
     low_rank: &LowRank,
     magnitude: &Tensor,
     name: &str,
@@ -27,13 +28,13 @@ pub(super) fn linear_scale(
 
 /// `[hidden]`: `m / ‖E + scale·(BA)ᵀ‖`, the norm per column over the whole vocabulary; `low_rank.a` is [vocab, rank].
 pub(super) fn embedding_scale(
-    weight: &Tensor,
+    weight: &Weight,
     low_rank: &LowRank,
     magnitude: &Tensor,
     name: &str,
 ) -> Result<Tensor, AdapterError> {
     let b = low_rank.b.to_dtype(DType::F32)?.t()?; // [rank, hidden]
-    let mut squares = vec![0f64; weight.dims2()?.1];
+    let mut squares = vec![0f64; weight.dims()[1]];
     for (start, count) in blocks(weight)? {
         let rows = rows(weight, start, count)?; // [rows, hidden]
         let a = low_rank.a.narrow(0, start, count)?.to_dtype(DType::F32)?; // [rows, rank]
@@ -57,12 +58,14 @@ fn divide(magnitude: &Tensor, norms: Vec<f32>, name: &str) -> Result<Tensor, Ada
 }
 
 /// Ranges of rows (start, count) of at most [`BLOCK`] numbers each.
-fn blocks(weight: &Tensor) -> Result<impl Iterator<Item = (usize, usize)>, AdapterError> {
-    let (rows, columns) = weight.dims2()?;
+fn blocks(weight: &Weight) -> Result<impl Iterator<Item = (usize, usize)>, AdapterError> {
+    let &[rows, columns] = weight.dims() else {
+        return Err(AdapterError::invalid(format!("DoRA of a weight of shape {:?}", weight.dims())));
+    };
     let step = (BLOCK / columns.max(1)).max(1);
     Ok((0..rows).step_by(step).map(move |start| (start, step.min(rows - start))))
 }
 
-fn rows(weight: &Tensor, start: usize, count: usize) -> Result<Tensor, AdapterError> {
-    Ok(weight.narrow(0, start, count)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+fn rows(weight: &Weight, start: usize, count: usize) -> Result<Tensor, AdapterError> {
+    Ok(weight.rows(start, count)?.to_dtype(DType::F32)?)
 }

@@ -7,6 +7,7 @@ use crate::adapter::draft::Draft;
 use crate::adapter::peft::modules::{Module, Place};
 use crate::adapter::tensors::TensorFile;
 use crate::adapter::{AdapterError, EmbeddingPatch, EmbeddingSite, LowRank, SiteId};
+use crate::device::Weight;
 
 /// What the configuration says of one targeted module.
 #[derive(Clone, Debug)]
@@ -77,7 +78,8 @@ fn linear(
     let begun = draft.patch(site);
     let output_scale = if settings.dora {
         let magnitude = magnitude(key, file, outputs)?;
-        let weight = begun.and_then(|patch| patch.weight.as_ref()).unwrap_or(&entry.weight);
+        let own = begun.and_then(|patch| patch.weight.clone()).map(Weight::from);
+        let weight = own.as_ref().unwrap_or(&entry.weight);
         Some(dora::linear_scale(weight, &low_rank, &magnitude, &key("lora_magnitude_vector"))?)
     } else {
         None
@@ -113,7 +115,9 @@ fn embedding(
         // PEFT itself refuses to build this.
         return Err(AdapterError::invalid(format!("lora_bias cannot be used on the embedding {}", site.module)));
     }
-    let (rows, hidden) = site.weight.dims2()?;
+    let &[rows, hidden] = site.weight.dims() else {
+        return Err(AdapterError::invalid(format!("{} has shape {:?}", site.module, site.weight.dims())));
+    };
     let rank = settings.rank;
     let a = file.need(&key("lora_embedding_A"))?;
     let a = a.tensor(&[rank, rows], &format!("r = {rank}, {rows} rows in {}", site.module))?.t()?.contiguous()?; // [rows, rank]
@@ -123,7 +127,8 @@ fn embedding(
     let mut patch = begun.unwrap_or_default();
     if settings.dora {
         let magnitude = magnitude(key, file, hidden)?;
-        let weight = patch.weight.as_ref().unwrap_or(&site.weight);
+        let own = patch.weight.clone().map(Weight::from);
+        let weight = own.as_ref().unwrap_or(&site.weight);
         patch.output_scale = Some(dora::embedding_scale(weight, &low_rank, &magnitude, &key("lora_magnitude_vector"))?);
     }
     patch.low_rank = Some(low_rank);

@@ -6,7 +6,7 @@ use super::config::{Config, Method};
 use super::modules::{Module, Place};
 use super::targets::saved_names;
 use crate::adapter::draft::Draft;
-use crate::adapter::same::same;
+use crate::adapter::same::{same, same_as};
 use crate::adapter::tensors::TensorFile;
 use crate::adapter::{AdapterError, Projection, Site, SiteId};
 
@@ -128,7 +128,7 @@ fn undeclared(
     for part in ["base_layer.weight", "weight"] {
         if let Some(view) = file.take(&format!("{prefix}{}.{part}", module.name)) {
             let weight = view.tensor(base.dims(), BASE_SHAPE)?;
-            if !same(&weight, base)? {
+            if !same_as(&weight, base)? {
                 whole.push((module.place, weight));
             }
         }

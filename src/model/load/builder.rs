@@ -46,38 +46,47 @@ impl<'a> Builder<'a> {
         Self { base: base.into(), aliases, config, weights, placement, linears: vec![], frozen: vec![] }
     }
 
-    /// A weight where the base runs.
+    /// Brings a tensor to where the base runs.
     pub fn place(&self, host: Tensor) -> Result<Weight, LoadError> {
         let [weight] = Weight::place([host], self.placement.as_ref())?;
         Ok(weight)
     }
 
+    /// A weight that must be there, where the base runs.
+    pub fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight, LoadError> {
+        let [weight] = self.weights([(name.into(), shape.into())])?;
+        Ok(weight)
+    }
+
+    /// Weights of (name, shape) that must be there, where the base runs: on a GPU one after the other, and straight from the
+    /// file, without a copy on the host.
+    fn weights<const N: usize>(&self, wanted: [(String, Vec<usize>); N]) -> Result<[Weight; N], LoadError> {
+        let missing = |name: &str| LoadError::Unsupported(format!("the weight {name} is missing"));
+        let Some(placement) = &self.placement else {
+            let all = wanted.iter().map(|(name, shape)| Ok(Weight::from(self.get(name, shape)?)));
+            return sized(all.collect::<Result<_, LoadError>>()?);
+        };
+        let cargos = wanted.iter().map(|(name, shape)| {
+            let cargo = under_any_name(name, |name| self.weights.cargo(name, shape))?;
+            cargo.ok_or_else(|| missing(name))
+        });
+        Ok(placement.place(sized::<N, _>(cargos.collect::<Result<_, LoadError>>()?)?)?)
+    }
+
     /// Numbers that stay f32 wherever the base runs.
     pub fn place_f32(&self, numbers: &[f32]) -> Result<Weight, LoadError> {
         let host = Tensor::new(numbers, &Device::Cpu)?;
-        let placement = self.placement.clone().map(|placement| Placement { dtype: Dtype::F32, ..placement });
+        let placement = self.placement.as_ref().map(|placement| placement.with_dtype(Dtype::F32));
         let [weight] = Weight::place([host], placement.as_ref())?;
         Ok(weight)
     }
 
-    /// A parameter by the task model's name, or without the backbone's prefix; also under old names.
+    /// A parameter by the task model's name, on the host.
     pub fn find(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, LoadError> {
-        let bare = ["model.", "transformer.", "bert."].iter().find_map(|prefix| name.strip_prefix(prefix));
-        for name in std::iter::once(name).chain(bare) {
-            if let Some(tensor) = self.weights.find(name, shape)? {
-                return Ok(Some(tensor));
-            }
-        }
-        // Old BERT files call a norm's weight gamma and its bias beta.
-        let old = name.strip_suffix("LayerNorm.weight").map(|stem| format!("{stem}LayerNorm.gamma"));
-        let old = old.or_else(|| name.strip_suffix("LayerNorm.bias").map(|stem| format!("{stem}LayerNorm.beta")));
-        match old {
-            Some(old) => self.find(&old, shape),
-            None => Ok(None),
-        }
+        under_any_name(name, |name| self.weights.find(name, shape))
     }
 
-    /// A parameter that must be there.
+    /// A parameter that must be there, on the host.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         self.find(name, shape)?.ok_or_else(|| LoadError::Unsupported(format!("the weight {name} is missing")))
     }
@@ -103,15 +112,17 @@ impl<'a> Builder<'a> {
         parts: [(Site, &str, usize); N],
         conv1d: bool,
     ) -> Result<[Linear; N], LoadError> {
-        let weights = parts.iter().map(|(_, module, outputs)| {
-            let name = format!("{module}.weight");
-            Ok(match conv1d {
-                true => self.get(&name, &[inputs, *outputs])?.t()?.contiguous()?,
-                false => self.get(&name, &[*outputs, inputs])?,
-            })
-        });
-        let weights = sized::<N, _>(weights.collect::<Result<Vec<_>, LoadError>>()?)?;
-        let weights = Weight::place(weights, self.placement.as_ref())?;
+        let name = |module: &str| format!("{module}.weight");
+        let weights = match conv1d {
+            true => {
+                let turned = |&(_, module, outputs): &(Site, &str, usize)| {
+                    Ok(self.get(&name(module), &[inputs, outputs])?.t()?.contiguous()?)
+                };
+                let turned = parts.iter().map(turned).collect::<Result<_, LoadError>>()?;
+                Weight::place(sized::<N, _>(turned)?, self.placement.as_ref())?
+            }
+            false => self.weights(parts.map(|(_, module, outputs)| (name(module), vec![outputs, inputs])))?,
+        };
         self.sites(parts, weights, conv1d)
     }
 
@@ -142,20 +153,21 @@ impl<'a> Builder<'a> {
             Ok(bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?)
         });
         let biases = biases.collect::<Result<Vec<_>, LoadError>>()?;
-        let biases: [Option<Weight>; N] = match biases.iter().cloned().collect::<Option<Vec<_>>>() {
+        let placed: [Option<Weight>; N] = match biases.iter().cloned().collect::<Option<Vec<_>>>() {
             Some(all) => Weight::place(sized::<N, _>(all)?, self.placement.as_ref())?.map(Some),
             None => {
-                let each = biases.into_iter().map(|bias| bias.map(|bias| self.place(bias)).transpose());
+                let each = biases.iter().cloned().map(|bias| bias.map(|bias| self.place(bias)).transpose());
                 sized::<N, _>(each.collect::<Result<Vec<_>, LoadError>>()?)?
             }
         };
-        let linears = parts.into_iter().zip(weights).zip(biases).map(|(((site, module, _), weight), bias)| {
+        let linears = parts.into_iter().zip(weights).zip(biases.into_iter().zip(placed));
+        let linears = linears.map(|(((site, module, _), weight), (on_host, bias))| {
             let id = SiteId(self.linears.len());
-            let (host, host_bias) = ((*weight).clone(), bias.as_deref().cloned());
-            self.linears.push(SiteEntry { site, module: module.into(), conv1d, weight: host, bias: host_bias });
+            let seen = weight.clone();
+            self.linears.push(SiteEntry { site, module: module.into(), conv1d, weight: seen, bias: on_host });
             Linear { site: id, weight, bias }
         });
-        sized::<N, _>(linears.collect())
+        sized(linears.collect())
     }
 
     /// A decoder's output head, which may share the embedding's matrix.
@@ -163,7 +175,7 @@ impl<'a> Builder<'a> {
         let (vocab, hidden) = (self.config.vocab, self.config.hidden);
         let weight = match self.config.tied {
             true => embedding.clone(),
-            false => self.place(self.get("lm_head.weight", &[vocab, hidden])?)?,
+            false => self.weight("lm_head.weight", &[vocab, hidden])?,
         };
         self.site(Site { layer: None, projection: Projection::LmHead }, "lm_head", weight, false, vocab)
     }
@@ -199,7 +211,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The map of all sites seen. `positions` are learned positions, with their module's name.
-    pub fn finish(self, naming: Naming, embedding: Tensor, positions: Option<EmbeddingSite>) -> Arc<SiteMap> {
+    pub fn finish(self, naming: Naming, embedding: Weight, positions: Option<EmbeddingSite>) -> Arc<SiteMap> {
         let config = self.config;
         Arc::new(SiteMap {
             base: self.base,
@@ -225,6 +237,22 @@ impl<'a> Builder<'a> {
             count_tokens: None,
         })
     }
+}
+
+/// What `find` finds under the task model's name of a parameter, or without the backbone's prefix; also under old names.
+fn under_any_name<T>(name: &str, find: impl Fn(&str) -> Result<Option<T>, LoadError>) -> Result<Option<T>, LoadError> {
+    // Old BERT files call a norm's weight gamma and its bias beta.
+    let old = name.strip_suffix("LayerNorm.weight").map(|stem| format!("{stem}LayerNorm.gamma"));
+    let old = old.or_else(|| name.strip_suffix("LayerNorm.bias").map(|stem| format!("{stem}LayerNorm.beta")));
+    for name in std::iter::once(name).chain(old.as_deref()) {
+        let bare = ["model.", "transformer.", "bert."].iter().find_map(|prefix| name.strip_prefix(prefix));
+        for name in std::iter::once(name).chain(bare) {
+            if let Some(found) = find(name)? {
+                return Ok(Some(found));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn sized<const N: usize, T>(all: Vec<T>) -> Result<[T; N], LoadError> {

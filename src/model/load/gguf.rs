@@ -9,6 +9,9 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 use serde_json::{Map, json};
 
+use crate::device::Cargo;
+
+use super::quantised::Quantised;
 use super::{LoadError, ModelConfig};
 
 /// An open GGUF file.
@@ -16,18 +19,21 @@ pub struct GgufFile {
     pub content: Content,
     path: PathBuf,
     file: RefCell<BufReader<File>>,
+    /// The same file, for readers that say where.
+    anywhere: File,
 }
 
 impl GgufFile {
     /// Opens a file and reads its metadata.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let file = File::open(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
+        let anywhere = file.try_clone().map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
         let mut file = BufReader::new(file);
         let content = Content::read(&mut file).map_err(|e| LoadError::File {
             path: path.to_owned(),
             message: format!("not a readable GGUF file: {e}"),
         })?;
-        Ok(Self { content, path: path.to_owned(), file: RefCell::new(file) })
+        Ok(Self { content, path: path.to_owned(), file: RefCell::new(file), anywhere })
     }
 
     fn architecture(&self) -> Result<&str, LoadError> {
@@ -138,13 +144,35 @@ impl GgufFile {
             return Ok(None);
         }
         let tensor = self.read(&gguf_name, device)?;
-        // llama.cpp keeps Llama's queries and keys with the halves of each head interleaved.
-        let heads = match config.family.as_str() {
-            "llama" if name.contains("q_proj") => config.heads,
-            "llama" if name.contains("k_proj") => config.kv_heads,
-            _ => return Ok(Some(tensor)),
+        Ok(Some(match interleaved(name, config) {
+            Some(heads) => uninterleave(&tensor, heads)?,
+            None => tensor,
+        }))
+    }
+
+    /// The numbers of the same tensor, dequantised where they are wanted.
+    pub fn cargo(&self, name: &str, config: &ModelConfig) -> Option<Cargo<'_>> {
+        let info = self.content.tensor_infos.get(&gguf_name(name)?)?;
+        let shape = info.shape.dims();
+        let head_rows = interleaved(name, config).and_then(|heads| shape[0].checked_div(heads));
+        let quantised = Quantised {
+            file: &self.anywhere,
+            at: self.content.tensor_data_offset.saturating_add(info.offset),
+            dtype: info.ggml_dtype,
+            len: info.shape.elem_count(),
+            row: shape[1..].iter().product(),
+            head_rows,
         };
-        Ok(Some(uninterleave(&tensor, heads)?))
+        Some(Cargo::made(shape, move |from, out| quantised.read(from, out)))
+    }
+}
+
+/// Of a tensor whose heads have their halves interleaved, as llama.cpp keeps Llama's queries and keys, the number of heads.
+fn interleaved(name: &str, config: &ModelConfig) -> Option<usize> {
+    match config.family.as_str() {
+        "llama" if name.contains("q_proj") => Some(config.heads),
+        "llama" if name.contains("k_proj") => Some(config.kv_heads),
+        _ => None,
     }
 }
 

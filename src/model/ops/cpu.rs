@@ -111,12 +111,12 @@ impl Ops for Step<'_> {
     type Answer = Outputs;
 
     fn embed(&mut self, embedding: &Embedding) -> Result<Activations> {
-        let mut x = embed::embed(&embedding.words, self.batch)?;
+        let mut x = embed::embed(embedding.words.on_host(), self.batch)?;
         if let Some(positions) = &embedding.positions {
-            x = add(x, &embed::embed_positions(positions, self.batch)?)?;
+            x = add(x, &embed::embed_positions(positions.on_host(), self.batch)?)?;
         }
         match &embedding.for_all {
-            Some(row) => add_row(x, row),
+            Some(row) => add_row(x, row.on_host()),
             None => Ok(x),
         }
     }
@@ -158,7 +158,9 @@ impl Ops for Step<'_> {
         if let Some(inverse_frequencies) = rotary {
             let rotation = match self.rotation.take() {
                 Some(rotation) => rotation,
-                None => with_f32(inverse_frequencies, |inverse| Ok(Rotation::new(&self.batch.positions, inverse)))?,
+                None => with_f32(inverse_frequencies.on_host(), |inverse| {
+                    Ok(Rotation::new(&self.batch.positions, inverse))
+                })?,
             };
             query = rotate(query, &rotation, heads.head_dim)?;
             key = rotate(key, &rotation, heads.head_dim)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use half::{bf16, f16};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +13,7 @@ use safetensors::tensor::TensorView;
 use super::targets::Targeted;
 use super::{Made, Make, Stored};
 use crate::adapter::SiteMap;
+use crate::device::Weight;
 
 /// How far an adapter's numbers are from those that change nothing: enough to be seen, too little to spoil a text.
 const SPREAD: f32 = 0.02;
@@ -26,8 +27,8 @@ pub struct Named {
 
 /// For each targeted layer the norms of its weight's rows [out], from which DoRA starts.
 pub fn magnitudes(targeted: &Targeted<'_>) -> Result<Vec<Vec<f32>>> {
-    let norms = |weight: &candle_core::Tensor| -> candle_core::Result<Vec<f32>> {
-        weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.sqr()?.sum(1)?.sqrt()?.to_vec1()
+    let norms = |weight: &Weight| -> candle_core::Result<Vec<f32>> {
+        weight.rows(0, weight.dims()[0])?.to_dtype(DType::F32)?.sqr()?.sum(1)?.sqrt()?.to_vec1()
     };
     targeted.sites.iter().map(|entry| Ok(norms(&entry.weight)?)).collect()
 }

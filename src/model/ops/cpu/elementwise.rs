@@ -23,10 +23,10 @@ impl CustomOp1 for Norm {
         let mut y = Buffer::new(x.len());
         y.copy_from_slice(x);
         match self {
-            Self::Rms { weight, eps } => with_floats(weight, |w| cpu::rms_norm(&mut y, w, *eps))?,
-            Self::Layer { weight, bias, eps } => {
-                with_floats(weight, |w| with_floats(bias, |b| cpu::layer_norm(&mut y, w, b, *eps)))??
-            }
+            Self::Rms { weight, eps } => with_floats(weight.on_host(), |w| cpu::rms_norm(&mut y, w, *eps))?,
+            Self::Layer { weight, bias, eps } => with_floats(weight.on_host(), |w| {
+                with_floats(bias.on_host(), |b| cpu::layer_norm(&mut y, w, b, *eps))
+            })??,
         }
         Ok((CpuStorage::F32(y.into_vec()), layout.shape().clone()))
     }

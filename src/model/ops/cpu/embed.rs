@@ -2,8 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use crate::adapter::EmbeddingPatch;
 use crate::adapter::apply::{apply_embedding, copy_virtual};
-use crate::device::{Activations, Buffer};
+use crate::device::{Activations, Buffer, with_floats};
 use crate::model::Batch;
 use crate::profile::{self, Part};
 
@@ -34,7 +35,7 @@ impl CustomOp1 for Gather<'_> {
                 match (token as usize).checked_sub(vocab) {
                     None => {
                         let patch = adapter.and_then(|adapter| adapter.embedding.as_ref());
-                        apply_embedding(token as usize, self.table, patch, out)?;
+                        line(self.table, token as usize, patch, out)?;
                     }
                     Some(index) => copy_virtual(adapter, index, out)?,
                 }
@@ -70,9 +71,16 @@ impl CustomOp1 for GatherPositions<'_> {
                 if position as usize >= context {
                     candle_core::bail!("position {position} of {context}");
                 }
-                apply_embedding(position as usize, self.table, patch, out)?;
+                line(self.table, position as usize, patch, out)?;
             }
         }
         Ok((CpuStorage::F32(out.into_vec()), Shape::from((self.batch.tokens.len(), hidden))))
     }
+}
+
+/// A row of a table, changed by an adapter's patch where there is one.
+fn line(table: &Tensor, index: usize, patch: Option<&EmbeddingPatch>, out: &mut [f32]) -> Result<()> {
+    let width = out.len();
+    with_floats(table, |table| table.row(index, width).copy_to(out))?;
+    patch.map_or(Ok(()), |patch| apply_embedding(index, patch, out))
 }

@@ -3,7 +3,7 @@
 use candle_core::Result;
 
 use crate::adapter::apply::{PatchedSite, apply_head, apply_linear};
-use crate::device::{Activations, with_f32};
+use crate::device::{Activations, Weight, with_f32};
 use crate::model::layers::Linear;
 use crate::model::{Batch, Output, Segment};
 use crate::profile::{self, Part};
@@ -19,7 +19,8 @@ pub fn linear_group<const N: usize>(
             let patch = segment.adapter.as_ref()?.patch(layer.site)?;
             Some((segment.lines.clone(), patch))
         });
-        PatchedSite { weight: &layer.weight, bias: layer.bias.as_deref(), patches: patches.collect() }
+        let bias = layer.bias.as_ref().map(Weight::on_host);
+        PatchedSite { weight: layer.weight.on_host(), bias, patches: patches.collect() }
     });
     let ys = with_f32(x, |x| apply_linear(x, sites))?;
     let lines = x.dims()[0];

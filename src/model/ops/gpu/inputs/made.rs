@@ -1,11 +1,11 @@
 //! Tokens as the embedding kernel takes them.
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{Dtype, Slice, VirtualTokens};
+use repertoire_kernels::cuda::{Dtype, GpuError, Slice, VirtualTokens, gather};
 
 use crate::adapter::apply::{apply_embedding, copy_virtual};
 use crate::adapter::{Adapter, SiteMap};
-use crate::device::gpu_error;
+use crate::device::{Weight, gpu_error};
 use crate::model::Batch;
 
 use super::NOWHERE;
@@ -26,9 +26,8 @@ impl Tokens {
     pub fn new(machine: &Machine, residents: &Residents, sites: &SiteMap, batch: &Batch) -> Result<Self> {
         let (mut ids, mut positions) = (batch.tokens.clone(), batch.positions.clone());
         let mut tables: Vec<Option<Slice>> = Vec::new();
-        // Tokens whose lines are made on the host.
-        let mut made: Vec<usize> = Vec::new();
-        let mut numbers: Vec<f32> = Vec::new();
+        // Tokens whose lines are made on the host, and whose they are.
+        let mut made: Vec<(usize, &Adapter)> = Vec::new();
         for segment in &batch.segments {
             let Some(adapter) = segment.adapter.as_deref() else { continue };
             let changes = adapter.embedding.is_some() || adapter.positions.is_some();
@@ -38,13 +37,12 @@ impl Tokens {
                     if batch.rows[batch.token_rows[token]].follows.is_some() {
                         candle_core::bail!("a token that is made on the host has to be known");
                     }
-                    numbers.extend(line(adapter, sites, batch.tokens[token], batch.positions[token])?);
                     ids[token] = (sites.vocab + made.len()) as u32;
                     // Learned positions are in the line; those of a rotary embedding still turn it.
                     if sites.positions.is_some() {
                         positions[token] = NOWHERE;
                     }
-                    made.push(token);
+                    made.push((token, adapter));
                 } else if batch.tokens[token] as usize >= sites.vocab {
                     tables.resize(batch.tokens.len(), None);
                     tables[token] = table.cloned();
@@ -52,9 +50,10 @@ impl Tokens {
             }
         }
         if !made.is_empty() {
-            let lines = Slice::of(&machine.gpu, Dtype::F32, &numbers).map_err(gpu_error)?;
+            let lines =
+                Slice::of(&machine.gpu, Dtype::F32, &lines(machine, sites, batch, &made)?).map_err(gpu_error)?;
             tables.resize(batch.tokens.len(), None);
-            made.into_iter().for_each(|token| tables[token] = Some(lines.clone()));
+            made.into_iter().for_each(|(token, _)| tables[token] = Some(lines.clone()));
         }
         Ok(Self { ids, positions, tables })
     }
@@ -81,17 +80,33 @@ impl Tokens {
     }
 }
 
-/// A token's line before the first layer, but for what is added to all tokens.
-fn line(adapter: &Adapter, sites: &SiteMap, token: u32, position: u32) -> Result<Vec<f32>> {
-    let mut line = vec![0.0; sites.hidden];
-    match (token as usize).checked_sub(sites.vocab) {
-        None => apply_embedding(token as usize, &sites.embedding.weight, adapter.embedding.as_ref(), &mut line)?,
-        Some(index) => copy_virtual(Some(adapter), index, &mut line)?,
-    }
-    if let Some(positions) = &sites.positions {
-        let mut learned = vec![0.0; sites.hidden];
-        apply_embedding(position as usize, &positions.weight, adapter.positions.as_ref(), &mut learned)?;
+/// The lines of some tokens before the first layer [tokens, hidden], but for what is added to all tokens.
+fn lines(machine: &Machine, sites: &SiteMap, batch: &Batch, made: &[(usize, &Adapter)]) -> Result<Vec<f32>> {
+    let of = |all: &[u32]| made.iter().map(|&(token, _)| all[token]).collect::<Vec<_>>();
+    let (ids, positions) = (of(&batch.tokens), of(&batch.positions));
+    let mut lines = read(machine, &sites.embedding.weight, &ids)?;
+    let learned = sites.positions.as_ref().map(|site| read(machine, &site.weight, &positions)).transpose()?;
+    let learned = learned.unwrap_or_else(|| vec![0.0; lines.len()]);
+    let each = lines.chunks_exact_mut(sites.hidden).zip(learned.chunks_exact(sites.hidden)).zip(made);
+    for (((line, learned), (_, adapter)), (&id, &position)) in each.zip(ids.iter().zip(&positions)) {
+        match (id as usize).checked_sub(sites.vocab) {
+            None => adapter.embedding.iter().try_for_each(|patch| apply_embedding(id as usize, patch, line))?,
+            Some(index) => copy_virtual(Some(adapter), index, line)?,
+        }
+        let mut learned = learned.to_vec();
+        adapter.positions.iter().try_for_each(|patch| apply_embedding(position as usize, patch, &mut learned))?;
         line.iter_mut().zip(&learned).for_each(|(x, y)| *x += y);
     }
-    Ok(line)
+    Ok(lines)
+}
+
+/// Some rows of a weight on the GPU; waits for it. Of rows that it does not have, whatever.
+fn read(machine: &Machine, weight: &Weight, rows: &[u32]) -> Result<Vec<f32>> {
+    let width = weight.dims()[1];
+    let wanted = || -> std::result::Result<Vec<f32>, GpuError> {
+        let to = Slice::new(&machine.gpu, weight.on_gpu().dtype(), rows.len() * width)?;
+        gather(&machine.gpu, weight.on_gpu(), &Slice::of_u32(&machine.gpu, rows)?, width, &to)?;
+        to.to_f32()
+    };
+    wanted().map_err(gpu_error)
 }

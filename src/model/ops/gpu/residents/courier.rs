@@ -107,6 +107,6 @@ fn fill(mut staging: &mut [u8], begins: usize, pieces: &[Piece], tensors: &[Tens
         (staging, at) = (after, piece.at + piece.bytes.len());
     }
     places.into_par_iter().try_for_each(|(to, piece)| {
-        with_bytes(&tensors[piece.tensor], |bytes| to.copy_from_slice(&bytes[piece.bytes.clone()]))
+        with_bytes(&tensors[piece.tensor], |_, bytes| to.copy_from_slice(&bytes[piece.bytes.clone()]))
     })
 }
