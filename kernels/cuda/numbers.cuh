@@ -128,6 +128,13 @@ template <unsigned LANES> __device__ inline float lanes_sum(float x) {
     return x;
 }
 
+// The largest x of neighbouring lanes; each of them gets it.
+template <unsigned LANES> __device__ inline float lanes_most(float x) {
+#pragma unroll
+    for (unsigned offset = LANES / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    return x;
+}
+
 // The sum of x over all threads of the block, which are whole warps; each thread gets it.
 __device__ inline float block_sum(float x) {
     __shared__ float sums[WARP];

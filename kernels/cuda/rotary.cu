@@ -1,6 +1,7 @@
 // Rotary embedding of queries and keys, and keys and values on their way into the paged store: one launch for all.
 
 #include "numbers.cuh"
+#include "rotation.cuh"
 #include "store.cuh"
 
 // The longest half of a head.
@@ -13,7 +14,7 @@ template <typename T>
 __device__ void rotate_store(T* query, unsigned query_stride, T* key, unsigned key_stride, const T* value,
                              unsigned value_stride, const unsigned* positions, const float* inverse, T* keys, T* values,
                              const unsigned* slots, unsigned blocks, unsigned heads, unsigned kv_heads, unsigned dim) {
-    __shared__ float cosines[LONGEST_HALF], sines[LONGEST_HALF];
+    __shared__ Turn turns[LONGEST_HALF];
     const size_t token = blockIdx.x;
     const unsigned half = dim / 2;
     query += token * query_stride;
@@ -24,8 +25,7 @@ __device__ void rotate_store(T* query, unsigned query_stride, T* key, unsigned k
     const bool wide = half % 8 == 0 && aligned(query) && aligned(key) && aligned(value) && aligned(keys) && aligned(values);
 
     if (inverse) {
-        const float position = static_cast<float>(positions[token]);
-        for (unsigned i = threadIdx.x; i < half; i += blockDim.x) sincosf(position * inverse[i], &sines[i], &cosines[i]);
+        for (unsigned i = threadIdx.x; i < half; i += blockDim.x) turns[i] = Turn::by(positions[token], inverse[i]);
         __syncthreads();
     }
     const unsigned pieces = (half + 7) / 8;
@@ -39,10 +39,7 @@ __device__ void rotate_store(T* query, unsigned query_stride, T* key, unsigned k
         if (inverse) {
 #pragma unroll
             for (unsigned j = 0; j < 8; j++) {
-                const float cosine = j < count ? cosines[i + j] : 0.0f, sine = j < count ? sines[i + j] : 0.0f;
-                const float x = a.x[j], y = b.x[j];
-                a.x[j] = x * cosine - y * sine;
-                b.x[j] = y * cosine + x * sine;
+                if (j < count) turns[i + j].apply(a.x[j], b.x[j]);
             }
             store_some(at, a, count, wide);
             store_some(at + half, b, count, wide);

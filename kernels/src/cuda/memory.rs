@@ -281,7 +281,8 @@ impl Slice {
         Ok(bytes)
     }
 
-    fn bytes(&self) -> usize {
+    /// How many bytes they take.
+    pub(super) fn bytes(&self) -> usize {
         self.len * self.dtype.bytes()
     }
 

@@ -16,6 +16,16 @@ pub struct Rotary<'a> {
     pub inverse_frequencies: &'a Slice,
 }
 
+impl Rotary<'_> {
+    /// Positions and frequencies as kernels take them, where there are any.
+    pub(super) fn args(rotary: Option<Self>, tokens: usize, heads: Heads) -> [Arg; 2] {
+        let Some(Self { positions, inverse_frequencies: inverse }) = rotary else { return [Arg::Null; 2] };
+        assert!(positions.dtype() == Dtype::U32 && positions.len() == tokens, "a position per token");
+        assert!(inverse.dtype() == Dtype::F32 && inverse.len() == heads.head_dim / 2, "a frequency per pair");
+        [positions, inverse].map(Arg::slice)
+    }
+}
+
 /// Turns each head of `query` [tokens, heads · head_dim] and `key` [tokens, kv_heads · head_dim] by its token's angles, in place,
 /// if there are any. Then writes `key` and `value` [tokens, kv_heads · head_dim] to the store, if there is one, at the slots
 /// `[tokens]` u32: block · [`BLOCK_TOKENS`](super::BLOCK_TOKENS) + place in the block; `u32::MAX` is nowhere.
@@ -32,13 +42,7 @@ pub fn rotate_store(
     assert!(query.is(dtype, tokens, heads.width()), "queries of {heads:?}");
     assert!([key, value].iter().all(|x| x.is(dtype, tokens, heads.kv_width())), "keys and values of {heads:?}");
     assert!(heads.head_dim.is_multiple_of(2) && heads.head_dim <= LONGEST, "halves of at most {} numbers", LONGEST / 2);
-    let (mut positions, mut inverse) = (None, None);
-    if let Some(rotary) = rotary {
-        assert!(rotary.positions.dtype() == Dtype::U32 && rotary.positions.len() == tokens, "a position per token");
-        let frequencies = rotary.inverse_frequencies;
-        assert!(frequencies.dtype() == Dtype::F32 && frequencies.len() == heads.head_dim / 2, "a frequency per pair");
-        (positions, inverse) = (Some(rotary.positions), Some(frequencies));
-    }
+    let [positions, inverse] = Rotary::args(rotary, tokens, heads);
     if let Some((layer, slots)) = store {
         layer.check(dtype, heads);
         assert!(slots.dtype() == Dtype::U32 && slots.len() == tokens, "a slot per token");
@@ -50,8 +54,8 @@ pub fn rotate_store(
         key.stride(),
         value.pointer(),
         value.stride(),
-        Arg::optional(positions),
-        Arg::optional(inverse),
+        positions,
+        inverse,
         Arg::optional(store.map(|(layer, _)| &layer.keys)),
         Arg::optional(store.map(|(layer, _)| &layer.values)),
         Arg::optional(store.map(|(_, slots)| slots)),

@@ -1,14 +1,16 @@
 //! Decode steps, captured once for each padded number of rows and launched again and again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{Draw, Gpu, GpuError, Graph, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens, tiles};
+use repertoire_kernels::cuda::{
+    Draw, Gpu, GpuError, Graph, Heads, MOST_SLOT_LINES, Pinned, Slice, VirtualTokens, decode_counters_len, tiles,
+};
 
 use crate::adapter::SiteMap;
 use crate::device::gpu_error;
-use crate::model::{BLOCK_TOKENS, Batch, Body, Output};
+use crate::model::{BLOCK_TOKENS, Batch, BlockId, Body, Output, Row};
 
 use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, SHORT, Tokens, drawn, follows, stored_at};
 use super::machine::Machine;
@@ -95,7 +97,8 @@ impl DecodeSteps {
         let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
         let replaced = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(replaces);
         let at = SIZES.partition_point(|&size| size < batch.rows.len());
-        if !self.sites.causal || !one_token || replaced || at == SIZES.len() || batch.rows.is_empty() {
+        let strange = !one_token || replaced || sees_another(&batch.rows);
+        if !self.sites.causal || strange || at == SIZES.len() || batch.rows.is_empty() {
             return Ok(None);
         }
         let rows = SIZES[at];
@@ -108,6 +111,16 @@ impl DecodeSteps {
     }
 }
 
+/// Whether a row sees the token that another one computes in this step: it was let in by finding the block that the token fills.
+/// A decode step stores a token and reads those before it in one launch, in whatever order.
+fn sees_another(rows: &[Row]) -> bool {
+    let block = |row: &Row, position: usize| row.blocks.get(position / BLOCK_TOKENS).copied();
+    let filling = rows.iter().filter(|row| (row.start + 1).is_multiple_of(BLOCK_TOKENS));
+    let filled: HashSet<BlockId> = filling.filter_map(|row| block(row, row.start)).collect();
+    let begins = |row: &&Row| row.start > 0 && row.start.is_multiple_of(BLOCK_TOKENS);
+    rows.iter().filter(begins).filter_map(|row| block(row, row.start - 1)).any(|before| filled.contains(&before))
+}
+
 impl Prepared {
     fn new(gpu: &Arc<Gpu>, sites: &SiteMap, rows: usize) -> std::result::Result<Self, GpuError> {
         let max_blocks = sites.context.div_ceil(BLOCK_TOKENS);
@@ -117,6 +130,9 @@ impl Prepared {
         let table = Slice::of_u32(gpu, &vec![0; rows * max_blocks])?;
         let [ids, positions, store, slots, lengths, follows] =
             [0, 1, 2, 3, 4, 5].map(|i| all.part(i * rows..(i + 1) * rows));
+        let SiteMap { heads, kv_heads, head_dim, .. } = *sites;
+        let counters = decode_counters_len(rows, Heads { heads, kv_heads, head_dim });
+        let counters = Slice::of_u32(gpu, &vec![0; counters])?;
         let lines =
             || Lines { count: rows, slots: slots.clone(), tiles: tiles.clone(), replaced: vec![], adapted: false };
         let inputs = Inputs {
@@ -125,7 +141,7 @@ impl Prepared {
             positions,
             virtual_tokens: Some(VirtualTokens::new(gpu, rows, sites.hidden)?),
             tokens: lines(),
-            rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks, short: true },
+            rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks, short: true, counters },
             chosen: Some(Asked { lines: None, whose: lines() }),
             draws: None,
             scored: None,
@@ -245,5 +261,25 @@ struct Capture(candle_core::Error);
 impl From<GpuError> for Capture {
     fn from(error: GpuError) -> Self {
         Self(gpu_error(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(start: usize, blocks: &[u32]) -> Row {
+        let blocks = blocks.iter().copied().map(BlockId).collect();
+        Row { tokens: 0..1, start, blocks, adapter: None, output: Output::Choice, draw: None }
+    }
+
+    #[test]
+    fn a_row_that_found_a_block_which_another_fills_is_seen() {
+        // The first fills block 7 with its 32nd token; the second found both, and goes on.
+        assert!(sees_another(&[row(31, &[3, 7]), row(32, &[3, 7, 9])]));
+        assert!(sees_another(&[row(16, &[7, 9]), row(15, &[7])]));
+        // What is full already was computed before, and what is begun is nobody else's.
+        assert!(!sees_another(&[row(32, &[3, 7, 8]), row(32, &[3, 7, 9])]));
+        assert!(!sees_another(&[row(31, &[3, 7]), row(32, &[3, 5, 9]), row(0, &[1]), row(20, &[3, 2])]));
     }
 }

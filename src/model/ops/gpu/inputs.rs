@@ -20,7 +20,7 @@ pub use lines::Lines;
 pub use made::Tokens;
 use staged::Staged;
 
-/// Tokens that one block attends to sooner than several that have to meet.
+/// Rows of at most so many tokens are short: fewer blocks share them out.
 pub const SHORT: usize = 512;
 
 /// A line that is nowhere: padding, or a token that is not stored.
@@ -57,6 +57,8 @@ pub enum Rows {
         max_blocks: usize,
         /// Whether no row has more than [`SHORT`] tokens.
         short: bool,
+        /// See [`repertoire_kernels::cuda::Decode::counters`].
+        counters: Slice,
     },
     /// Any number of tokens.
     Prefill {

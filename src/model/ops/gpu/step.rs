@@ -6,15 +6,15 @@ mod linear;
 use candle_core::{Error, Result};
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
-    self, Back, Decode, Dtype, GpuError, KeyValues, Rotary, activate, add_norm, attend_decode, attend_prefill,
-    decode_scratch_len, gate, rotate_store,
+    self, Back, Decode, Dtype, GpuError, KeyValues, MOST_SPLITS, Rotary, SPLIT_TOKENS, activate, add_norm,
+    attend_decode, attend_prefill, decode_scratch_len, gate, rotate_store,
 };
 
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
 use crate::model::ops::Ops;
 
 use super::arena::Memory;
-use super::inputs::{Inputs, Rows};
+use super::inputs::{Inputs, Rows, SHORT};
 use super::machine::Machine;
 use super::matrix::{Matrix, Part};
 use super::residents::Residents;
@@ -145,19 +145,30 @@ impl Ops for Step<'_> {
             rotary.map(|inverse| Rotary { positions: &self.inputs.positions, inverse_frequencies: inverse.on_gpu() });
         let out = self.activations(heads.heads * heads.head_dim)?;
         let on_gpu = heads_of(heads);
-        let written = |at| rotate_store(device, query, key, value, on_gpu, rotary, Some((&layer, at))).map_err(gpu);
         match &self.inputs.rows {
-            Rows::Decode { store, lengths, table, max_blocks, short } => {
-                written(store)?;
-                let splits = if *short { 1 } else { self.splits(heads) };
+            Rows::Decode { store: slots, lengths, table, max_blocks, short, counters } => {
+                let splits = self.splits(heads, *short);
                 let scratch = decode_scratch_len(self.lines(), splits, on_gpu);
                 let scratch = (scratch > 0).then(|| self.memory(Dtype::F32, scratch)).transpose()?;
                 let scratch = scratch.as_ref().map(Memory::slice);
-                let step = Decode { lengths, table, max_blocks: *max_blocks, splits, scratch };
-                attend_decode(device, query, on_gpu, &layer, step, scale(heads), out.slice()).map_err(gpu)?;
+                let step = Decode {
+                    query,
+                    key,
+                    value,
+                    rotary,
+                    slots,
+                    lengths,
+                    table,
+                    max_blocks: *max_blocks,
+                    splits,
+                    scratch,
+                    counters,
+                    ahead: None,
+                };
+                attend_decode(device, on_gpu, &layer, step, scale(heads), out.slice()).map_err(gpu)?;
             }
             Rows::Prefill { store, rows, table, max_blocks } => {
-                written(store)?;
+                rotate_store(device, query, key, value, on_gpu, rotary, Some((&layer, store))).map_err(gpu)?;
                 let paged = KeyValues::Paged { layer: &layer, table, max_blocks: *max_blocks };
                 attend_prefill(device, query, on_gpu, paged, rows, scale(heads), out.slice()).map_err(gpu)?;
             }
@@ -221,10 +232,10 @@ impl Ops for Step<'_> {
 }
 
 impl Step<'_> {
-    /// In how many parts each row's context is attended to: as many as keep the GPU busy.
-    fn splits(&self, heads: Heads) -> usize {
+    /// In how many parts each row's context is attended to: as many as keep the GPU busy, and find something to do.
+    fn splits(&self, heads: Heads, short: bool) -> usize {
         let blocks = self.lines() * heads.kv_heads;
         let wanted = 2 * self.machine.gpu.multiprocessors() as usize / blocks.max(1);
-        wanted.clamp(1, 16).next_power_of_two()
+        wanted.clamp(1, if short { SHORT / SPLIT_TOKENS } else { MOST_SPLITS })
     }
 }
