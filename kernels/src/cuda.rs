@@ -39,7 +39,7 @@ pub use adapters::{
 };
 pub use choose::{Choice, choose, choose_scratch_len};
 pub use convert::convert;
-pub use decode::{Decode, MOST_SPLITS, SPLIT_TOKENS, attend_decode, decode_counters_len, decode_scratch_len};
+pub use decode::{Decode, MOST_SPLITS, attend_decode, decode_counters_len, decode_scratch_len};
 pub use elementwise::{activate, add_row, gate};
 pub use embed::{Chosen, Embedding, VirtualTokens, embed};
 pub use gather::gather;

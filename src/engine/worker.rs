@@ -205,8 +205,8 @@ impl Worker {
         if !alone || !self.model.follows(None) {
             self.land();
         }
-        if let Err((plan, error)) = begun {
-            self.fail(&plan, &error);
+        if let Err(failed) = begun {
+            self.fail(&failed.0, &failed.1);
         }
     }
 
@@ -227,7 +227,7 @@ impl Worker {
     }
 
     /// Plans a step and begins it.
-    fn begin(&mut self) -> Result<(), (Plan, candle_core::Error)> {
+    fn begin(&mut self) -> Result<(), Box<(Plan, candle_core::Error)>> {
         let plan = {
             let _timer = profile::time(Part::Plan);
             let (decoding, prompts) = (self.scheduler.decoding(), self.scheduler.prompts());
@@ -245,8 +245,8 @@ impl Worker {
                 self.flights.push_back(Flight { plan, places, began, leases: vec![] });
                 Ok(())
             }
-            Ok(Err(error)) => Err((plan, error)),
-            Err(_) => Err((plan, panicked())),
+            Ok(Err(error)) => Err(Box::new((plan, error))),
+            Err(_) => Err(Box::new((plan, panicked()))),
         }
     }
 

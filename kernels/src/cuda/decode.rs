@@ -16,9 +16,6 @@ const MOST_TOGETHER: usize = 8;
 /// The most parts that a row's tokens are computed in: a lane looks at each.
 pub const MOST_SPLITS: usize = 32;
 
-/// Tokens that such a part has at least, if the row has as many.
-pub const SPLIT_TOKENS: usize = 64;
-
 /// New tokens, one per row, and what they see. Grids depend on lengths of slices alone and not on what is in them: a captured
 /// graph stays good.
 #[derive(Clone, Copy)]

@@ -346,7 +346,7 @@ fn ahead_bandwidth() {
         let all: usize = (layer * 4).max(600 << 20) / 2;
         let some: Vec<u8> = random_bytes(&mut rng, 1 << 20);
         let weights = Slice::new(&gpu, dtype, (all * 2).next_multiple_of(1 << 20) / 2).expect("memory");
-        weights.write(&some.repeat(weights.len() * 2 >> 20)).expect("a copy");
+        weights.write(&some.repeat((weights.len() * 2) >> 20)).expect("a copy");
         let sum = random(&gpu, &mut rng, Dtype::F32, hidden, 1.0).slice;
         let norm_weight = random(&gpu, &mut rng, dtype, hidden, 1.0).slice;
         let [x, wide, inner] = [hidden, qkv, ffn].map(|len| random(&gpu, &mut rng, dtype, len, 1.0).slice);

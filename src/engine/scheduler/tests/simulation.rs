@@ -144,7 +144,7 @@ impl Simulation {
     fn goes_ahead(&mut self) -> bool {
         let alone = |id| self.inside.get(id).is_none_or(|asked: &Asked| asked.ask.demand.width == 1);
         let chooses = self.begun[0].rows.iter().filter(|row| row.last);
-        chooses.map(|row| &row.unit).all(alone) && self.choice() % 4 > 0 && self.scheduler.advance()
+        chooses.map(|row| &row.unit).all(alone) && !self.choice().is_multiple_of(4) && self.scheduler.advance()
     }
 
     fn begin(&mut self, ahead: bool) {

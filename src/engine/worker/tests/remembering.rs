@@ -74,11 +74,11 @@ impl Remembering {
 
     /// The steps under way.
     fn under_way(&self) -> Vec<&Batch> {
-        let step = |task| match task {
-            &Task::Step(ref batch) => Some(batch),
+        let steps = self.tasks.iter().filter_map(|task| match task {
+            Task::Step(batch) => Some(batch),
             Task::Copy(_) | Task::Prefix(..) => None,
-        };
-        self.tasks.iter().filter_map(step).collect()
+        });
+        steps.collect()
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Outputs> {
@@ -136,7 +136,7 @@ fn sites() -> Arc<SiteMap> {
         family: "llama".into(),
         backbone: "model".into(),
         linears: vec![],
-        embedding: EmbeddingSite { module: "model.embed_tokens".into(), weight },
+        embedding: EmbeddingSite { module: "model.embed_tokens".into(), weight: weight.into() },
         positions: None,
         frozen: vec![],
         tied: true,

@@ -270,7 +270,7 @@ mod tests {
 
     fn row(start: usize, blocks: &[u32]) -> Row {
         let blocks = blocks.iter().copied().map(BlockId).collect();
-        Row { tokens: 0..1, start, blocks, adapter: None, output: Output::Choice, draw: None }
+        Row { tokens: 0..1, start, blocks, adapter: None, output: Output::Choice, draw: None, follows: None }
     }
 
     #[test]

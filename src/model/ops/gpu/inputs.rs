@@ -21,7 +21,7 @@ pub use made::Tokens;
 use staged::Staged;
 
 /// Rows of at most so many tokens are short: fewer blocks share them out.
-pub const SHORT: usize = 512;
+pub const SHORT: usize = 256;
 
 /// A line that is nowhere: padding, or a token that is not stored.
 pub const NOWHERE: u32 = u32::MAX;

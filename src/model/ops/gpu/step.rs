@@ -6,15 +6,15 @@ mod linear;
 use candle_core::{Error, Result};
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
-    self, Back, Decode, Dtype, GpuError, KeyValues, MOST_SPLITS, Rotary, SPLIT_TOKENS, activate, add_norm,
-    attend_decode, attend_prefill, decode_scratch_len, gate, rotate_store,
+    self, Back, Decode, Dtype, GpuError, KeyValues, MOST_SPLITS, Rotary, activate, add_norm, attend_decode,
+    attend_prefill, decode_scratch_len, gate, rotate_store,
 };
 
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
 use crate::model::ops::Ops;
 
 use super::arena::Memory;
-use super::inputs::{Inputs, Rows, SHORT};
+use super::inputs::{Inputs, Rows};
 use super::machine::Machine;
 use super::matrix::{Matrix, Part};
 use super::residents::Residents;
@@ -232,10 +232,11 @@ impl Ops for Step<'_> {
 }
 
 impl Step<'_> {
-    /// In how many parts each row's context is attended to: as many as keep the GPU busy, and find something to do.
+    /// In how many parts each row's context is attended to: as many as keep the GPU busy. Putting the parts of short rows together
+    /// takes longer than it saves.
     fn splits(&self, heads: Heads, short: bool) -> usize {
         let blocks = self.lines() * heads.kv_heads;
-        let wanted = 2 * self.machine.gpu.multiprocessors() as usize / blocks.max(1);
-        wanted.clamp(1, if short { SHORT / SPLIT_TOKENS } else { MOST_SPLITS })
+        let wanted = self.machine.gpu.multiprocessors() as usize / blocks.max(1);
+        if short { 1 } else { wanted.clamp(1, MOST_SPLITS) }
     }
 }
