@@ -228,30 +228,25 @@ impl Prepared {
         self.inputs.chosen.iter_mut().for_each(|asked| asked.whose.adapted = adapted);
         self.inputs.draws = drawn.then(|| self.draws.clone());
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
-        // Once launch by launch: whatever has to be loaded or taken is there when it is captured.
+        // Launch by launch this time: then whatever has to be loaded or taken is there when it is captured. It is not run twice: the
+        // second time, its tokens would follow its own choices.
         machine.ahead.note();
-        drop(body.forward(step()).inspect_err(|_| machine.ahead.forget())?);
+        let answer = body.forward(step()).inspect_err(|_| machine.ahead.forget())?;
+        let answer = Answer { logits: answer.logits.map(|logits| logits.place()), ..Answer::default() };
         machine.ahead.repeat();
-        let mut captured = None;
+        let mut logits = None;
         let graph = Graph::capture(&machine.gpu, || {
-            captured = Some(body.forward(step()).map_err(Capture)?);
+            logits = body.forward(step()).map_err(Capture)?.logits.map(|logits| logits.place());
             Ok::<_, Capture>(())
         });
         machine.ahead.forget();
-        match (graph, captured) {
-            (Ok(graph), Some(answer)) => {
-                let captured = Captured { shape, graph, logits: answer.logits.map(|logits| logits.place()) };
-                let answer = captured.launch();
-                self.captured.insert(kind, captured);
-                answer
-            }
-            (graph, _) => {
-                if let Err(Capture(error)) = graph {
-                    tracing::warn!(%error, rows = self.rows, "a decode step could not be captured");
-                }
-                body.forward(step())
+        match graph {
+            Ok(graph) => drop(self.captured.insert(kind, Captured { shape, graph, logits })),
+            Err(Capture(error)) => {
+                tracing::warn!(%error, rows = self.rows, "a decode step could not be captured");
             }
         }
+        Ok(answer)
     }
 }
 
