@@ -10,7 +10,7 @@ use repertoire_kernels::cuda::{
 
 use crate::adapter::SiteMap;
 use crate::device::gpu_error;
-use crate::model::{BLOCK_TOKENS, Batch, BlockId, Body, Output, Row};
+use crate::model::{BLOCK_TOKENS, Batch, BlockId, Body, Row};
 
 use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, SHORT, Tokens, drawn, follows, stored_at};
 use super::machine::Machine;
@@ -93,7 +93,8 @@ impl DecodeSteps {
         batch: &Batch,
         turn: usize,
     ) -> Result<Option<Answer>> {
-        let one_token = batch.rows.iter().all(|row| row.tokens.len() == 1 && row.output != Output::Scores);
+        // Answers are by row: of one that asks for nothing, as when a prompt has more than this piece, nothing may be counted.
+        let one_token = batch.rows.iter().all(|row| row.tokens.len() == 1 && row.output.needs_logits());
         let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
         let replaced = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(replaces);
         let at = SIZES.partition_point(|&size| size < batch.rows.len());
@@ -262,6 +263,7 @@ impl From<GpuError> for Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Output;
 
     fn row(start: usize, blocks: &[u32]) -> Row {
         let blocks = blocks.iter().copied().map(BlockId).collect();
