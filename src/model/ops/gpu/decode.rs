@@ -229,8 +229,7 @@ impl Prepared {
         self.inputs.chosen.iter_mut().for_each(|asked| asked.whose.adapted = adapted);
         self.inputs.draws = drawn.then(|| self.draws.clone());
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
-        // Launch by launch this time: then whatever has to be loaded or taken is there when it is captured. It is not run twice: the
-        // second time, its tokens would follow its own choices.
+        // Launch by launch this time: then whatever has to be loaded or taken is there when it is captured. Its answer is the step's.
         machine.ahead.note();
         let answer = body.forward(step()).inspect_err(|_| machine.ahead.forget())?;
         let answer = Answer { logits: answer.logits.map(|logits| logits.place()), ..Answer::default() };
