@@ -21,13 +21,13 @@ shrink_tile(const Entry& entry, const T* x, float* h, int lines, int inputs, int
     const int rank = entry.rank;
     float* met = reinterpret_cast<float*>(shared);
     for (int first = blockIdx.x * Ranks::ROWS; first < rank; first += gridDim.x * Ranks::ROWS) {
-        float sums[1][TILE_LINES / 8][4];
-        Ranks::accumulate(x, static_cast<const T*>(entry.a), lines, inputs, rank, first, 0, inputs, shared, sums);
+        typename Ranks::Sums sums;
+        Ranks::template accumulate<false>(x, static_cast<const T*>(entry.a), lines, inputs, rank, first, 0, inputs, shared, sums, nullptr, 0, [] {});
         Ranks::share(met, sums);
         constexpr int FOURS = Ranks::ROWS / 4;
         for (int i = threadIdx.x; i < lines * FOURS; i += Ranks::THREADS) {
             const int line = i / FOURS, row = i % FOURS * 4;
-            const float4 four = Ranks::four_at(met, line, row);
+            const float4 four = Ranks::four_at(met, nullptr, line, row);
             const float numbers[4] = {four.x, four.y, four.z, four.w};
             float* to = h + static_cast<size_t>(line) * pitch + first + row;
 #pragma unroll
@@ -39,100 +39,93 @@ shrink_tile(const Entry& entry, const T* x, float* h, int lines, int inputs, int
     }
 }
 
-// Bytes of a line of h in shared memory: neighbouring lines lie in different banks.
-__device__ __forceinline__ int shrunk_pitch(int rank) {
-    const int bytes = (rank + 31) / 32 * 64;
-    return bytes % 128 == 0 ? bytes + 64 : bytes;
+// A line's four neighbouring numbers of h as the sum of two of 16 bits, so that it loses nothing that matters.
+template <typename T> __device__ __forceinline__ void halve(const float4& h, uint2& high, uint2& low) {
+    high = make_uint2(pack<T>(h.x, h.y), pack<T>(h.z, h.w));
+    const float2 first = unpack<T>(high.x), second = unpack<T>(high.y);
+    low = make_uint2(pack<T>(h.x - first.x, h.y - first.y), pack<T>(h.z - second.x, h.w - second.y));
 }
 
-// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to TILE_LINES lines and a block's 256 columns, for ranks that are a multiple of 8.
-// h [lines, h_pitch] goes in as the sum of two 16-bit numbers, so that it loses nothing that matters.
+// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to TILE_LINES lines and a block's 256 columns, for ranks that are a multiple
+// of 4. A warp has 32 columns, which are dealt out to the tensor core's tiles so that a lane has 8 neighbours of a line: base is
+// read and y written 16 bytes or more at once.
 template <typename T>
 __device__ __forceinline__ void expand_tile(
     const Entry& entry, const float* h, int h_pitch, const float* base, const T* bias, void* y, int lines, int outputs,
-    int pitch, uint32_t mode, char* shared) {
-    constexpr int LINES = TILE_LINES, COLUMN_TILES = 2;
-    const int rank = entry.rank, chunks = (rank + 31) / 32;
-    const int line_bytes = shrunk_pitch(rank);
-    char* highs = shared;
-    char* lows = shared + LINES * line_bytes;
-    for (int i = threadIdx.x; i < LINES * chunks * 32; i += EXPAND_COLUMNS) {
-        const int line = i / (chunks * 32), r = i % (chunks * 32);
-        const float number = line < lines && r < rank ? h[static_cast<size_t>(line) * h_pitch + r] : 0.0f;
-        const T high = narrow<T>(number);
-        reinterpret_cast<T*>(highs + line * line_bytes)[r] = high;
-        reinterpret_cast<T*>(lows + line * line_bytes)[r] = narrow<T>(number - widen(high));
-    }
-    __syncthreads();
+    int pitch, uint32_t mode) {
+    constexpr int HALVES = TILE_LINES / 8, TILES = 4;
+    const int rank = entry.rank, lane = threadIdx.x % 32, quad = lane / 4, part = lane % 4;
+    const int begin = blockIdx.x * EXPAND_COLUMNS + threadIdx.x / 32 * 32, own = begin + part * 8;
+    if (begin >= outputs) return;
+    const int there = min(max(outputs - own, 0), 8);
+    const bool wide = there == 8 && pitch % 8 == 0 && aligned(base) && aligned(y);
 
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int quad = lane / 4, part = lane % 4;
-    const int first = blockIdx.x * EXPAND_COLUMNS + warp * 16 * COLUMN_TILES + quad;
-    const T* rows[COLUMN_TILES][2];
+    // By tile of 8 columns and half of 16 lines: two columns of a line. The base's numbers come first, all under way at once.
+    float sums[TILES][HALVES][2];
 #pragma unroll
-    for (int i = 0; i < COLUMN_TILES; i++) {
+    for (int half = 0; half < HALVES; half++) {
+        const int line = half * 8 + quad;
+        const Eight eight = load_some(base + static_cast<size_t>(line) * pitch + own, line < lines ? there : 0, wide && line < lines);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int column = min(first + i * 16 + half * 8, outputs - 1);
-            rows[i][half] = static_cast<const T*>(entry.b) + static_cast<size_t>(column) * rank + part * 8;
-        }
+        for (int t = 0; t < TILES; t++) sums[t][half][0] = eight.x[2 * t], sums[t][half][1] = eight.x[2 * t + 1];
     }
-    // The base's numbers come first, all under way at once.
-    float sums[COLUMN_TILES][LINES / 8][4];
+#pragma unroll 1
+    for (int chunk = 0; chunk < rank; chunk += 16) {
+        const int at = chunk + part * 4;
+        uint2 columns[TILES];
 #pragma unroll
-    for (int i = 0; i < COLUMN_TILES; i++) {
-#pragma unroll
-        for (int j = 0; j < LINES / 8; j++) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const int column = first + i * 16 + k / 2 * 8, line = j * 8 + part * 2 + k % 2;
-                const bool there = column < outputs && line < lines;
-                sums[i][j][k] = there ? base[static_cast<size_t>(line) * pitch + column] : 0.0f;
-            }
+        for (int t = 0; t < TILES; t++) {
+            const int column = begin + quad / 2 * 8 + t * 2 + quad % 2;
+            const T* row = static_cast<const T*>(entry.b) + static_cast<size_t>(column) * rank + at;
+            columns[t] = load_half_if(row, column < outputs && at < rank);
         }
-    }
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        uint4 weights[COLUMN_TILES][2];
+        uint2 high[HALVES], low[HALVES];
 #pragma unroll
-        for (int i = 0; i < COLUMN_TILES; i++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                weights[i][half] = load_once_if(rows[i][half] + chunk * 32, chunk * 32 + part * 8 < rank);
-            }
+        for (int half = 0; half < HALVES; half++) {
+            const int line = half * 8 + quad;
+            float4 numbers = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (line < lines && at < rank) numbers = *reinterpret_cast<const float4*>(h + static_cast<size_t>(line) * h_pitch + at);
+            halve<T>(numbers, high[half], low[half]);
         }
 #pragma unroll
-        for (int j = 0; j < LINES / 8; j++) {
-            const int at = (j * 8 + quad) * line_bytes + chunk * 64 + part * 16;
-            const uint4 high = *reinterpret_cast<const uint4*>(highs + at);
-            const uint4 low = *reinterpret_cast<const uint4*>(lows + at);
+        for (int both = 0; both < HALVES; both += 2) {
 #pragma unroll
-            for (int i = 0; i < COLUMN_TILES; i++) {
-                const uint4 upper = weights[i][0], lower = weights[i][1];
-                multiply<T>(sums[i][j], {upper.x, lower.x, upper.y, lower.y}, high.x, high.y);
-                multiply<T>(sums[i][j], {upper.z, lower.z, upper.w, lower.w}, high.z, high.w);
-                multiply<T>(sums[i][j], {upper.x, lower.x, upper.y, lower.y}, low.x, low.y);
-                multiply<T>(sums[i][j], {upper.z, lower.z, upper.w, lower.w}, low.z, low.w);
+            for (int t = 0; t < TILES; t++) {
+                float of_tile[4] = {sums[t][both][0], sums[t][both][1], sums[t][both + 1][0], sums[t][both + 1][1]};
+                multiply<T>(of_tile, {high[both].x, high[both + 1].x, high[both].y, high[both + 1].y}, columns[t].x, columns[t].y);
+                multiply<T>(of_tile, {low[both].x, low[both + 1].x, low[both].y, low[both + 1].y}, columns[t].x, columns[t].y);
+                sums[t][both][0] = of_tile[0], sums[t][both][1] = of_tile[1];
+                sums[t][both + 1][0] = of_tile[2], sums[t][both + 1][1] = of_tile[3];
             }
         }
     }
+    Eight moved = {};
+    if (bias && !entry.has_rows) moved = load_some(bias + own, there, there == 8 && aligned(bias));
 #pragma unroll
-    for (int i = 0; i < COLUMN_TILES; i++) {
+    for (int half = 0; half < HALVES; half++) {
+        const int line = half * 8 + quad;
+        if (line >= lines) continue;
+        Eight numbers;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int column = first + i * 16 + half * 8;
-            if (column >= outputs) continue;
-            const Finish<T> finish(entry, bias, column);
+        for (int j = 0; j < 8; j++) numbers.x[j] = sums[j / 2][half][j % 2] + moved.x[j];
+        if (entry.has_rows) {
 #pragma unroll
-            for (int j = 0; j < LINES / 8; j++) {
-#pragma unroll
-                for (int neighbour = 0; neighbour < 2; neighbour++) {
-                    const int line = j * 8 + part * 2 + neighbour;
-                    if (line >= lines) continue;
-                    const size_t at = static_cast<size_t>(line) * pitch + column;
-                    put<T>(y, at, finish(sums[i][j][half * 2 + neighbour]), mode);
-                }
+            for (int j = 0; j < 8; j++) {
+                if (j < there) numbers.x[j] = Finish<T>(entry, bias, own + j)(numbers.x[j]);
             }
         }
+        const size_t at = static_cast<size_t>(line) * pitch + own;
+        if (mode == WRITE) {
+            store_some(static_cast<T*>(y) + at, numbers, there, wide);
+            continue;
+        }
+        float* to = static_cast<float*>(y) + at;
+        if (mode == ADD_F32) {
+            const Eight old = load_some(to, there, wide);
+#pragma unroll
+            for (int j = 0; j < 8; j++) numbers.x[j] += old.x[j];
+        }
+        store_some(to, numbers, there, wide);
     }
 }
 

@@ -92,14 +92,11 @@ __device__ __forceinline__ void expand_tiles(
     const int end = tile.first + tile.lines;
     h += static_cast<size_t>(blockIdx.z) * lines * h_pitch;
     if constexpr (sizeof(T) == 2) {
-        if (entry.dtype == dtype_of<T> && entry.rank != 0 && entry.rank % 8 == 0) {
-            extern __shared__ __align__(128) char shared[];
-            if (static_cast<int>(blockIdx.x) * EXPAND_COLUMNS >= outputs) return;
+        if (entry.rank == 0 || (entry.dtype == dtype_of<T> && entry.rank % 4 == 0)) {
             const size_t skipped = static_cast<size_t>(tile.first) * pitch;
             void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
             const float* shrunk = h + static_cast<size_t>(tile.first) * h_pitch;
-            expand_tile<T>(
-                entry, shrunk, h_pitch, base + skipped, bias, to, tile.lines, outputs, pitch, mode, shared);
+            expand_tile<T>(entry, shrunk, h_pitch, base + skipped, bias, to, tile.lines, outputs, pitch, mode);
             return;
         }
     }
@@ -131,8 +128,8 @@ EXPAND(expand_slots_f32, expand_slots, float, 4)
 EXPAND(expand_slots_f16, expand_slots, f16, 4)
 EXPAND(expand_slots_bf16, expand_slots, bf16, 4)
 EXPAND(expand_tiles_f32, expand_tiles, float, 1)
-EXPAND(expand_tiles_f16, expand_tiles, f16, 1)
-EXPAND(expand_tiles_bf16, expand_tiles, bf16, 1)
+EXPAND(expand_tiles_f16, expand_tiles, f16, 2)
+EXPAND(expand_tiles_bf16, expand_tiles, bf16, 2)
 
 // scaled [lines, inputs] = x ⊙ rescale_in of each line's slot, or x where it has none: grid [chunks of 256, lines].
 template <typename T>

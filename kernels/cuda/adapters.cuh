@@ -5,19 +5,25 @@
 
 namespace products {
 
-// One slot of a site. Pointers may be null; those to matrices are aligned to 16 bytes.
-struct Entry {
-    const void* a;           // [rank, inputs]
+// What sums need of a slot of a site first: 16 bytes, so that blocks can keep those of all their lines.
+struct Near {
     const void* b;           // [outputs, rank]
+    uint32_t rank;           // 0: no a, no b
+    uint16_t dtype;          // of a and b
+    uint16_t has_rows;       // whether there is a scale, a rescale or a bias
+};
+
+// One slot of a site. Pointers may be null; those to matrices are aligned to 16 bytes.
+struct Entry : Near {
+    const void* a;           // [rank, inputs]
     const void* scale;       // [outputs]
     const void* rescale;     // [outputs]
     const void* rescale_in;  // [inputs]
     const void* bias;        // [outputs], in place of the base's
-    uint32_t rank;           // 0: no a, no b
-    uint32_t dtype;          // of a and b
     uint32_t row_dtype;      // of the rows
     float alpha;
 };
+static_assert(sizeof(Near) == 16 && sizeof(Entry) == 64, "entries are as the host lays them down");
 
 // Slot 0 changes nothing, whatever lies there; nor does one that is not there.
 __device__ __forceinline__ Entry entry_of(const Entry* table, uint32_t slots, uint32_t slot) {

@@ -5,12 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
-// One share of `shares` of what lies ahead, line of the cache by line; nothing waits for it. `memory` may be null. (The bulk
-// copies of later GPUs do the same, but begin later: measured.)
-__device__ __forceinline__ void touch(const void* memory, size_t bytes, uint32_t share, uint32_t shares) {
+// What one of so many threads asks for, line of the cache by line; nothing waits for it. `memory` may be null. (The bulk copies of
+// later GPUs do the same, but begin later: measured.)
+__device__ __forceinline__ void touch(const void* memory, size_t bytes, uint32_t thread, uint32_t threads) {
     constexpr size_t LINE = 128;
     if (!memory) return;
-    for (size_t at = (share * blockDim.x + threadIdx.x) * LINE; at < bytes; at += LINE * shares * blockDim.x) {
+    for (size_t at = thread * LINE; at < bytes; at += LINE * threads) {
         asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(memory) + at));
     }
 }

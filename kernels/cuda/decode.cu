@@ -104,7 +104,7 @@ __device__ void decode(const T* query, unsigned query_stride, const T* key, unsi
     const bool has_column = column < dim;
     const auto prefetch = [&] {
         const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-        touch(next, next_bytes, block, gridDim.x * gridDim.y * gridDim.z);
+        touch(next, next_bytes, block * blockDim.x + threadIdx.x, gridDim.x * gridDim.y * gridDim.z * blockDim.x);
     };
 
     const unsigned length = min(lengths[row], max_blocks * BLOCK_TOKENS);

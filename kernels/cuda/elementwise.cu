@@ -49,7 +49,8 @@ __device__ void activate_all(T* x, unsigned stride, unsigned lines, unsigned n, 
 }
 
 // x [lines, n] += row [n], in place.
-template <typename T> __device__ void add_to_lines(T* x, unsigned stride, const T* row, unsigned lines, unsigned n) {
+template <typename T, typename Row>
+__device__ void add_to_lines(T* x, unsigned stride, const Row* row, unsigned lines, unsigned n) {
     Place place;
     if (!place.find(lines, n)) return;
     x += place.line * stride + place.column;
@@ -74,6 +75,14 @@ template <typename T> __device__ void add_to_lines(T* x, unsigned stride, const 
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                      \
     add_row_##dtype(T* x, unsigned stride, const T* row, unsigned lines, unsigned n) {                                     \
-        add_to_lines<T>(x, stride, row, lines, n);                                                                         \
+        add_to_lines(x, stride, row, lines, n);                                                                         \
     }
 EACH_DTYPE(KERNELS)
+
+#define ADD_ROW(dtype, T)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256)                                                                      \
+    add_row_##dtype##_to_f32(float* x, unsigned stride, const T* row, unsigned lines, unsigned n) {                        \
+        add_to_lines(x, stride, row, lines, n);                                                                            \
+    }
+ADD_ROW(f16, f16)
+ADD_ROW(bf16, bf16)

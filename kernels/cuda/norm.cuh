@@ -19,7 +19,7 @@ normalise(Eight (&kept)[PIECES], const T* weight, const T* bias, unsigned n, flo
     for (unsigned p = 0; p < PIECES; p++) {
         if (place_of(p) >= n) continue;
 #pragma unroll
-        for (unsigned j = 0; j < 8; j++) sum += bias ? kept[p].x[j] : kept[p].x[j] * kept[p].x[j];
+        for (unsigned j = 0; j < 8; j++) sum = bias ? sum + kept[p].x[j] : fmaf(kept[p].x[j], kept[p].x[j], sum);
     }
     sum = block_sum(sum) / n;
     if (bias) {

@@ -71,8 +71,8 @@ __device__ __forceinline__ void norm_shrink(
     }
     const Entry entry = entry_of(table, slots, slot);
     const size_t bytes = entry.dtype == F32 ? 4 : 2;
-    touch(entry.a, bytes * entry.rank * n, 0, 1);
-    touch(entry.b, bytes * entry.rank * columns, 0, 1);
+    touch(entry.a, bytes * entry.rank * n, threadIdx.x, blockDim.x);
+    touch(entry.b, bytes * entry.rank * columns, threadIdx.x, blockDim.x);
 
     normalise(kept, weight, bias, n, eps, true);
 #pragma unroll

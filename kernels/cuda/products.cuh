@@ -76,4 +76,17 @@ template <typename T> __device__ __forceinline__ Stored<T> load_eight_once_if(co
     return eight;
 }
 
+// Eight bytes, or zeros if not `there`. Without a branch: loads that follow each other shall all be under way at once.
+__device__ __forceinline__ uint2 load_half_if(const void* from, bool there) {
+    uint2 words = make_uint2(0, 0);
+    asm volatile("{\n"
+                 ".reg .pred there;\n"
+                 "setp.ne.u32 there, %3, 0;\n"
+                 "@there ld.global.v2.u32 {%0, %1}, [%2];\n"
+                 "}"
+                 : "+r"(words.x), "+r"(words.y)
+                 : "l"(from), "r"(static_cast<uint32_t>(there)));
+    return words;
+}
+
 }  // namespace products

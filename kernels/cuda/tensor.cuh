@@ -12,6 +12,18 @@ __device__ inline void copy_later(void* to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(in_shared(to)), "l"(from), "r"(bytes) : "memory");
 }
 
+// The same of what neighbours read too: its whole line comes to the L2 cache at once.
+__device__ inline void copy_stream_later(void* to, const void* from, bool there) {
+    const unsigned bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(in_shared(to)), "l"(from), "r"(bytes) : "memory");
+}
+
+// The same through the L1 cache.
+__device__ inline void copy_near_later(void* to, const void* from, bool there) {
+    const unsigned bytes = there ? 16 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(in_shared(to)), "l"(from), "r"(bytes) : "memory");
+}
+
 // Ends a group of copies.
 __device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

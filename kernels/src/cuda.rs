@@ -25,6 +25,7 @@ mod matrix;
 mod memory;
 mod norm;
 mod norm_shrink;
+mod normed;
 mod pinned;
 mod prefill;
 mod product;
@@ -53,6 +54,7 @@ pub use matrix::{Heads, Matrix};
 pub use memory::{Dtype, Slice};
 pub use norm::{Back, Norm, add_norm, norm};
 pub use norm_shrink::{norm_shrink, shrinks_norms};
+pub use normed::{Rms, normed_gated_product, normed_product, norms_first};
 pub use pinned::Pinned;
 pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
 pub use product::{

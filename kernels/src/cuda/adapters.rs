@@ -1,7 +1,7 @@
 //! What adapters add to products, all adapters of a batch in one launch: first `x·Aᵀ`, then `B` times that, and what follows.
 
 use super::gpu::{Arg, instance};
-use super::product::mode;
+use super::product::{mode, tile_bytes};
 use super::sources::ADAPTERS;
 use super::{Dtype, Gpu, GpuError, Slice, Store, Table};
 
@@ -78,7 +78,7 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
     let chunks = sites.most_rank().div_ceil(8).min(16);
     let grid = (chunks as u32, blocks, sites.tables.len() as u32);
     let shared = match sites.lines_of {
-        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => SHRINK_TILE_BYTES,
+        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => tile_bytes(TILE_LINES, 32),
         _ => 0,
     };
     let name = match sites.lines_of {
@@ -116,16 +116,12 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
     .concat();
     let most = [outputs0, outputs1, outputs2, outputs3].into_iter().max().unwrap_or(0);
     let grid = (most.div_ceil(256) as u32, blocks, sites.tables.len() as u32);
-    let shared = match sites.lines_of {
-        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => expand_tile_bytes(sites.most_rank()),
-        _ => 0,
-    };
     let name = match sites.lines_of {
         LinesOf::Slots(_) => instance!("expand_slots", sites.dtype),
         LinesOf::Tiles(_) => instance!("expand_tiles", sites.dtype),
     };
     // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
-    unsafe { gpu.launch(&ADAPTERS, name, grid, 256, shared, &args) }
+    unsafe { gpu.launch(&ADAPTERS, name, grid, 256, 0, &args) }
 }
 
 /// `scaled = rescale_in ⊙ x` for lines whose slot has it, and x for others; both are [lines, inputs], and `slots` is u32
@@ -195,14 +191,6 @@ impl LinesOf<'_> {
         assert_eq!(slice.dtype(), Dtype::U32, "slots are counted");
         (Arg::slice(slice), blocks as u32)
     }
-}
-
-/// Shared memory of a tile's shrink: three stages of x, as `cuda/tile.cuh` counts them.
-const SHRINK_TILE_BYTES: u32 = 3 * TILE_LINES as u32 * (512 * 2 + 64);
-
-/// Shared memory of a tile's expansion: the two halves of shrunk lines, as `cuda/adapter_tiles.cuh` counts them.
-fn expand_tile_bytes(most_rank: usize) -> u32 {
-    (2 * TILE_LINES * (most_rank.next_multiple_of(32) * 2 + 64)) as u32
 }
 
 #[cfg(test)]

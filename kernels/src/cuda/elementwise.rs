@@ -2,7 +2,7 @@
 
 use super::gpu::{Arg, count, instance};
 use super::sources::ELEMENTWISE;
-use super::{Gpu, GpuError, Matrix, Slice};
+use super::{Dtype, Gpu, GpuError, Matrix, Slice};
 use crate::cpu::Activation;
 
 /// Threads of a block, each with eight numbers.
@@ -35,13 +35,21 @@ pub fn activate(gpu: &Gpu, x: Matrix<'_>, f: Activation) -> Result<(), GpuError>
     unsafe { gpu.launch(&ELEMENTWISE, instance!("activate", x.dtype()), grid(lines, n), THREADS, 0, &args) }
 }
 
-/// Adds `row` `[n]` to every line of `x` [lines, n].
+/// Adds `row` `[n]` to every line of `x` [lines, n], which is of its dtype or f32.
 pub fn add_row(gpu: &Gpu, x: Matrix<'_>, row: &Slice) -> Result<(), GpuError> {
     let (lines, n) = (x.lines(), x.width());
-    assert!(row.dtype() == x.dtype() && row.len() == n, "a row as wide as the matrix");
+    assert_eq!(row.len(), n, "a row as wide as the matrix");
+    let name = match (row.dtype(), x.dtype()) {
+        (Dtype::F16, Dtype::F32) => "add_row_f16_to_f32",
+        (Dtype::Bf16, Dtype::F32) => "add_row_bf16_to_f32",
+        (dtype, own) => {
+            assert_eq!(dtype, own, "a row of the matrix's dtype");
+            instance!("add_row", dtype)
+        }
+    };
     let args = [x.pointer(), x.stride(), Arg::slice(row), Arg::count(lines), Arg::count(n)];
     // SAFETY: shapes and dtypes were checked; each number of x is read and written by one thread.
-    unsafe { gpu.launch(&ELEMENTWISE, instance!("add_row", x.dtype()), grid(lines, n), THREADS, 0, &args) }
+    unsafe { gpu.launch(&ELEMENTWISE, name, grid(lines, n), THREADS, 0, &args) }
 }
 
 /// The kernels' number for an activation.
@@ -138,7 +146,11 @@ mod tests {
             let device_row = Slice::of(&gpu, dtype, &row).expect("memory");
             add_row(&gpu, Matrix::new(&device, n), &device_row).expect("launch");
             let sums = x.chunks(n).flat_map(|x| x.iter().zip(&row).map(|(x, r)| f64::from(*x) + f64::from(*r)));
-            assert_close(&device, &sums.collect::<Vec<_>>(), &what);
+            let sums: Vec<f64> = sums.collect();
+            assert_close(&device, &sums, &what);
+            let device = Slice::of(&gpu, Dtype::F32, &x).expect("memory");
+            add_row(&gpu, Matrix::new(&device, n), &device_row).expect("launch");
+            assert_close(&device, &sums, &what);
         }
     }
 }

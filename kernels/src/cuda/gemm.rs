@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{self, is_culib_present};
 
-use super::gpu::Arg;
-use super::sources::PRODUCT;
-use super::{Dtype, Gpu, GpuError, Product, Slice, Store};
+use super::{Dtype, Gpu, GpuError, Matrix, Product, Slice, Store, add_row};
 
 /// The oldest version, as it counts: that of CUDA 13.0.
 const OLDEST: usize = 130_000;
@@ -79,22 +77,11 @@ impl Gemm {
         let dtype = product.x.dtype();
         let y = product.y.dtype();
         let adds = product.store == Store::Add;
-        assert!(lines < 1 << 16 || product.bias.is_none(), "{lines} lines with a bias: fewer than 65,536 are needed");
         let all = [product.x, product.weight, product.y].into_iter().all(Slice::aligned);
         let alignment = if all { 16 } else { dtype.bytes() as u32 };
         self.multiply(product, Shape { lines, inputs, outputs, pitch, dtype, y, adds, alignment })?;
         let Some(bias) = product.bias else { return Ok(()) };
-        let name = match (dtype, y) {
-            (Dtype::F16, Dtype::F32) => "add_bias_f16_to_f32",
-            (Dtype::F16, _) => "add_bias_f16",
-            (Dtype::Bf16, Dtype::F32) => "add_bias_bf16_to_f32",
-            (Dtype::Bf16, _) => "add_bias_bf16",
-            (Dtype::F32 | Dtype::U32, _) => "add_bias_f32",
-        };
-        let args = [Arg::slice(product.y), Arg::slice(bias), Arg::U32(outputs as u32), Arg::U32(pitch as u32)];
-        let grid = (outputs.div_ceil(256) as u32, lines as u32, 1);
-        // SAFETY: these are the arguments of all five; shapes and dtypes were checked.
-        unsafe { self.gpu.launch(&PRODUCT, name, grid, 256, 0, &args) }
+        add_row(&self.gpu, Matrix::strided(product.y, lines, pitch, outputs), bias)
     }
 
     fn multiply(&self, product: &Product<'_>, shape: Shape) -> Result<(), GpuError> {

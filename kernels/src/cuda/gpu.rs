@@ -62,6 +62,8 @@ pub struct Gpu {
     /// Each with the shared memory it was allowed.
     functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
     multiprocessors: u32,
+    /// Bytes of shared memory of a multiprocessor, and those that each block takes beside its own.
+    shared: (u32, u32),
 }
 
 /// An argument of a kernel.
@@ -147,8 +149,13 @@ impl Gpu {
         let stream = context.new_stream()?;
         keep_memory(&context)?;
         let multiprocessors = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let shared = [
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK,
+        ];
+        let shared = (context.attribute(shared[0])? as u32, context.attribute(shared[1])? as u32);
         let (modules, functions) = (Mutex::default(), Mutex::default());
-        let gpu = Self { context, stream, modules, functions, multiprocessors };
+        let gpu = Self { context, stream, modules, functions, multiprocessors, shared };
         gpu.load_all()?;
         Ok(Arc::new(gpu))
     }
@@ -176,6 +183,16 @@ impl Gpu {
     /// How many multiprocessors it has.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    /// Bytes of shared memory that the blocks of a multiprocessor have together.
+    pub(super) fn shared_bytes(&self) -> u32 {
+        self.shared.0
+    }
+
+    /// Bytes of them that each block takes beside what it asks for.
+    pub(super) fn reserved_bytes(&self) -> u32 {
+        self.shared.1
     }
 
     /// Waits until everything launched so far is done.

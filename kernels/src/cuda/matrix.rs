@@ -36,6 +36,16 @@ impl<'a> Matrix<'a> {
         Self { slice, offset: 0, lines: slice.len() / width, stride: width, width }
     }
 
+    /// `lines` of `width` numbers, `stride` apart.
+    ///
+    /// # Panics
+    /// If they are not in `slice`.
+    pub fn strided(slice: &'a Slice, lines: usize, stride: usize, width: usize) -> Self {
+        let end = lines.checked_sub(1).map_or(0, |before| before * stride + width);
+        assert!(width > 0 && width <= stride && end <= slice.len(), "{lines} lines of {width} in {}", slice.len());
+        Self { slice, offset: 0, lines, stride, width }
+    }
+
     /// Some of the columns.
     ///
     /// # Panics

@@ -8,8 +8,8 @@ use super::sources::PRODUCT;
 use super::{Dtype, Gpu, GpuError, Slice};
 use crate::cpu::Activation;
 
-pub(super) use few::Few;
 use few::splits;
+pub(super) use few::{Few, tile_bytes};
 
 /// The most lines of a [`product`] or a [`gated_product`].
 pub const FEW_LINES: usize = 64;
@@ -152,26 +152,31 @@ impl GatedProduct<'_> {
     /// How it is launched, and with what.
     pub(super) fn few(&self, gpu: &Gpu, scratch: &ProductScratch) -> (Few, Vec<Arg>) {
         let Self { lines, inputs, outputs, .. } = *self;
-        let few = Few::gated(gpu, self.x.dtype(), lines, inputs, outputs);
+        let few = Few::gated(gpu, self.weight.dtype(), lines, inputs, outputs);
         scratch.check(lines, &few);
         let operands = [Arg::slice(self.x), Arg::slice(self.weight), Arg::optional(self.bias), Arg::slice(self.y)];
-        let numbers = [lines, inputs, outputs].map(Arg::count);
+        let numbers = [lines, inputs, few.span, outputs].map(Arg::count);
         let args = [&operands[..], &scratch.args(), &numbers, &ahead(self.ahead), &[code(self.activation)]].concat();
         (few, args)
     }
 
     /// Checks shapes and dtypes.
     pub(super) fn check(&self) {
+        self.check_with(self.weight.dtype());
+    }
+
+    /// The same for x of that dtype.
+    pub(super) fn check_with(&self, x: Dtype) {
         let Self { lines, inputs, outputs, .. } = *self;
-        let dtype = self.x.dtype();
+        let dtype = self.weight.dtype();
+        assert_eq!(self.x.dtype(), x, "x is of w's dtype, or f32 where it is normalised first");
         assert!(gates(dtype, lines), "{lines} lines of {dtype:?}: there is no gated product");
         assert_eq!(self.x.len(), lines * inputs, "x is [lines, inputs]");
         assert_eq!(self.weight.len(), 2 * outputs * inputs, "w is [2 · outputs, inputs]");
-        assert_eq!(self.weight.dtype(), dtype, "w is of x's dtype");
         let bias_fits = |bias: &Slice| bias.len() == 2 * outputs && bias.dtype() == dtype;
         assert!(self.bias.is_none_or(bias_fits), "bias is [2 · outputs]");
         assert!(self.y.len() >= lines * outputs, "y is [lines, outputs]");
-        assert_eq!(self.y.dtype(), dtype, "y is of x's dtype");
+        assert_eq!(self.y.dtype(), dtype, "y is of w's dtype");
         assert!(outputs < 1 << 30 && inputs < 1 << 31, "numbers of a line can be counted");
         assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
         assert!(self.x.aligned() && self.weight.aligned(), "x and w are aligned to 16 bytes");
@@ -184,9 +189,9 @@ impl Product<'_> {
         let Self { lines, inputs, outputs, pitch, .. } = *self;
         assert!(inputs.is_multiple_of(8), "{inputs} inputs: a multiple of 8 is needed");
         assert!(self.x.aligned() && self.weight.aligned(), "x and w are aligned to 16 bytes");
-        let few = Few::plain(gpu, self.x.dtype(), lines, inputs, outputs);
+        let few = Few::plain(gpu, self.weight.dtype(), lines, inputs, outputs);
         scratch.check(lines, &few);
-        let numbers = [lines, inputs, outputs].map(Arg::count);
+        let numbers = [lines, inputs, few.span, outputs].map(Arg::count);
         let end = [Arg::count(pitch), mode];
         (few, [&self.operands()[..], &scratch.args(), &numbers, &ahead(self.ahead), &end].concat())
     }
@@ -205,12 +210,17 @@ impl Product<'_> {
 
     /// Checks shapes and dtypes; answers the kernels' number for what becomes of the product.
     pub(super) fn check(&self) -> Arg {
+        self.check_with(self.weight.dtype())
+    }
+
+    /// The same for x of that dtype.
+    pub(super) fn check_with(&self, x: Dtype) -> Arg {
         let Self { lines, inputs, outputs, pitch, .. } = *self;
-        let dtype = self.x.dtype();
-        assert_ne!(dtype, Dtype::U32, "x is of floats");
+        let dtype = self.weight.dtype();
+        assert_eq!(self.x.dtype(), x, "x is of w's dtype, or f32 where it is normalised first");
+        assert_ne!(dtype, Dtype::U32, "w is of floats");
         assert_eq!(self.x.len(), lines * inputs, "x is [lines, inputs]");
         assert_eq!(self.weight.len(), outputs * inputs, "w is [outputs, inputs]");
-        assert_eq!(self.weight.dtype(), dtype, "w is of x's dtype");
         assert!(self.bias.is_none_or(|bias| bias.len() == outputs && bias.dtype() == dtype), "bias is [outputs]");
         assert!(pitch >= outputs, "lines of y do not overlap");
         assert!(lines == 0 || self.y.len() >= (lines - 1) * pitch + outputs, "y is [lines, outputs]");

@@ -34,6 +34,7 @@ sources! {
     KV = "kv";
     NORM = "norm";
     NORM_SHRINK = "norm_shrink";
+    NORMED = "normed";
     PREFILL = "prefill";
     PREFILL_PLAIN = "prefill_plain";
     PRODUCT = "product";

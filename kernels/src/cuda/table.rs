@@ -152,8 +152,11 @@ impl Table {
 
 impl Entry {
     fn bytes(&self) -> Vec<u8> {
-        let pointers = self.pointers.iter().flat_map(|pointer| pointer.to_le_bytes());
-        let numbers = [self.rank, self.dtype, self.row_dtype, self.scale.to_bits()];
-        pointers.chain(numbers.into_iter().flat_map(u32::to_le_bytes)).collect()
+        let [a, b, scale, rescale, rescale_in, bias] = self.pointers.map(u64::to_le_bytes);
+        let has_rows = [scale, rescale, bias].iter().any(|pointer| *pointer != [0; 8]);
+        let dtypes = (self.dtype | u32::from(has_rows) << 16).to_le_bytes();
+        let near = [b, [self.rank.to_le_bytes(), dtypes].concat().try_into().expect("two words")];
+        let numbers = [self.row_dtype, self.scale.to_bits()].map(u32::to_le_bytes);
+        [near.concat(), [a, scale, rescale, rescale_in, bias].concat(), numbers.concat()].concat()
     }
 }

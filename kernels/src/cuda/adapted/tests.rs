@@ -8,7 +8,7 @@ use crate::cpu::Activation;
 use crate::cuda::adapters::tests::{Site, random_slots};
 use crate::cuda::checks::{assert_same, assert_within, gpu, pick, poisoned, random, tolerance, tolerance_of_sums};
 use crate::cuda::product::tests::{exact, scratch};
-use crate::cuda::{FEW_LINES, MOST_SITES, Store, Table};
+use crate::cuda::{FEW_LINES, MOST_SITES, Norm, Store, Table, shrink};
 
 const DTYPES: [Dtype; 2] = [Dtype::F16, Dtype::Bf16];
 
@@ -87,6 +87,7 @@ fn adapted_products_are_right() {
         let own = if store == Store::Add { Dtype::F32 } else { pick(&mut rng, &[dtype, Dtype::F32]) };
         let before = random(&gpu, &mut rng, own, lines * outputs, 4.0);
         let scratch = scratch(&gpu, lines, inputs, outputs);
+        let shrunk_before = rng.random_bool(0.5);
         let run = || {
             let y = match store {
                 Store::Add => Slice::of(&gpu, own, &before.slice.to_f32().expect("numbers")).expect("memory"),
@@ -95,8 +96,13 @@ fn adapted_products_are_right() {
             let (weight, bias) = (&weight.slice, bias.as_ref().map(|bias| &bias.slice));
             let (x, y_slice, pitch, ahead) = (&x.slice, &y, outputs, Some(weight));
             let call = Product { x, weight, bias, y: y_slice, pitch, store, lines, inputs, outputs, ahead };
-            case.with(&gpu, 0..lines, |sites| adapted_product(&gpu, &call, sites, Some(x), &scratch))
-                .expect("a launch");
+            let launch = |sites: &Sites<'_>| {
+                if shrunk_before {
+                    shrink(&gpu, sites, x)?;
+                }
+                adapted_product(&gpu, &call, sites, (!shrunk_before).then_some(x), &scratch)
+            };
+            case.with(&gpu, 0..lines, launch).expect("a launch");
             y.to_f32().expect("numbers")
         };
         let found = run();
@@ -126,13 +132,19 @@ fn adapted_gated_products_are_right() {
         let bias = rng.random_bool(0.5).then(|| random(&gpu, &mut rng, dtype, 2 * half, 2.0));
         let activation = pick(&mut rng, &[Activation::Relu, Activation::Silu]);
         let scratch = scratch(&gpu, lines, inputs, 2 * half);
+        let shrunk_before = rng.random_bool(0.5);
         let run = || {
             let y = poisoned(&gpu, dtype, lines * half);
             let (x, weight, bias, ahead) = (&x.slice, &weight.slice, bias.as_ref().map(|bias| &bias.slice), None);
             let (y_slice, outputs) = (&y, half);
             let call = GatedProduct { x, weight, bias, activation, y: y_slice, lines, inputs, outputs, ahead };
-            case.with(&gpu, 0..lines, |sites| adapted_gated_product(&gpu, &call, sites, false, &scratch))
-                .expect("a launch");
+            let launch = |sites: &Sites<'_>| {
+                if shrunk_before {
+                    shrink(&gpu, sites, x)?;
+                }
+                adapted_gated_product(&gpu, &call, sites, shrunk_before, &scratch)
+            };
+            case.with(&gpu, 0..lines, launch).expect("a launch");
             y.to_f32().expect("numbers")
         };
         let found = run();
@@ -203,7 +215,10 @@ fn adapted_bandwidth() {
     let some: Vec<u8> = (0..1 << 20).map(|_| rng.random_range(0..64)).collect();
     let weights = Slice::new(&gpu, dtype, BYTES / 2).expect("memory");
     weights.write(&some.repeat(BYTES >> 20)).expect("a copy");
-    println!("{:>6} {:>12} {:>9} {:>9} {:>9} {:>12}", "in", "out", "plain us", "one us", "32 us", "their bytes us");
+    println!(
+        "{:>6} {:>20} {:>8} | shrunk before: {:>8} {:>8} {:>8} | {:>8} {:>8} {:>8} {:>12}",
+        "in", "out", "plain us", "none us", "one us", "32 us", "none us", "one us", "32 us", "their bytes us"
+    );
     for (inputs, outputs) in [
         (4096, &[4096, 1024, 1024][..]),
         (4096, &[4096]),
@@ -249,7 +264,7 @@ fn adapted_bandwidth() {
         let scratch = scratch(&gpu, LINES, inputs, all);
         let copies = BYTES / 2 / (inputs * all);
         let gated = outputs.len() == 2;
-        let time = |slots: Option<Vec<u32>>| {
+        let time = |slots: Option<Vec<u32>>, before: bool| {
             let slots = slots.map(|slots| Slice::of_u32(&gpu, &slots).expect("memory"));
             crate::cuda::checks::seconds(&gpu, 48, |i| {
                 let weight = &weights.part(i % copies * inputs * all..(i % copies + 1) * inputs * all);
@@ -265,19 +280,45 @@ fn adapted_bandwidth() {
                     let call = GatedProduct { x, weight, bias, activation, y, lines, inputs, outputs, ahead };
                     return match &sites {
                         None => crate::cuda::gated_product(&gpu, &call, &scratch),
-                        Some(sites) => adapted_gated_product(&gpu, &call, sites, false, &scratch),
+                        Some(sites) => adapted_gated_product(&gpu, &call, sites, before, &scratch),
                     };
                 }
                 let (y, pitch, store, outputs) = (&y, all, Store::Write, all);
                 let call = Product { x, weight, bias, y, pitch, store, lines, inputs, outputs, ahead };
                 match &sites {
                     None => crate::cuda::product(&gpu, &call, &scratch),
-                    Some(sites) => adapted_product(&gpu, &call, sites, Some(x), &scratch),
+                    Some(sites) => adapted_product(&gpu, &call, sites, (!before).then_some(x), &scratch),
                 }
             }) * 1e6
         };
-        let (plain, one, each) = (time(None), time(Some(vec![1; LINES])), time(Some((1..=LINES as u32).collect())));
-        let floor = (own * 2) as f64 / 3.0e12 * 1e6;
-        println!("{inputs:>6} {:>12} {plain:>9.2} {one:>9.2} {each:>9.2} {floor:>12.2}", format!("{outputs:?}"));
+        let (one, each) = (vec![1; LINES], (1..=LINES as u32).collect::<Vec<u32>>());
+        print!("{inputs:>6} {:>20}", format!("{outputs:?}"));
+        print!(" {:>8.2}", time(None, false));
+        for before in [true, false] {
+            for slots in [vec![0; LINES], one.clone(), each.clone()] {
+                print!(" {:>8.2}", time(Some(slots), before));
+            }
+        }
+        // What is read after a norm is shrunk with it.
+        if outputs.len() > 1 {
+            let (lines, weight) =
+                (random(&gpu, &mut rng, Dtype::F32, LINES * inputs, 1.0).slice, weights.part(0..inputs));
+            let norm = Norm::Rms { weight: &weight, eps: 1e-5 };
+            let time = |slots: Option<Vec<u32>>| {
+                let slots = slots.map(|slots| Slice::of_u32(&gpu, &slots).expect("memory"));
+                crate::cuda::checks::seconds(&gpu, 48, |i| {
+                    let Some(slots) = &slots else {
+                        let whole = |slice| crate::cuda::Matrix::new(slice, inputs);
+                        return crate::cuda::norm(&gpu, whole(&lines), norm, whole(&x));
+                    };
+                    let tables: Vec<&Table> = tables[i % sets].iter().collect();
+                    let (tables, lines_of) = (&tables[..], LinesOf::Slots(slots));
+                    let sites = Sites { tables, lines_of, lines: LINES, shrunk: &shrunk, dtype };
+                    crate::cuda::norm_shrink(&gpu, &lines, norm, &x, &sites)
+                }) * 1e6
+            };
+            print!(" | norm {:.2}, {:.2}, {:.2}", time(None), time(Some(one)), time(Some(each)));
+        }
+        println!(" {:>12.2}", (own * 2) as f64 / 3.0e12 * 1e6);
     }
 }

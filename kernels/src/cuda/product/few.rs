@@ -1,22 +1,28 @@
 //! How a product of few lines of 16-bit numbers is launched: by which kernel, and how its blocks share out the weights.
 
 use super::super::gpu::Arg;
-use super::super::sources::{ADAPTED, PRODUCT};
+use super::super::sources::{ADAPTED, NORMED, PRODUCT};
 use super::super::{Dtype, Gpu, GpuError};
 
-/// k that warps share out among themselves; as in `cuda/tile.cuh`.
+/// k that blocks share out among splits.
 const UNIT: usize = 256;
+/// k of a step, as in `cuda/tile.cuh`.
+const STEP: usize = 128;
 
 /// Into how many parts k is split: enough that all multiprocessors have something to read.
 ///
 /// It decides the order of summation, so it does not look at the lines.
 pub fn splits(gpu: &Gpu, inputs: usize, outputs: usize) -> usize {
-    let units = inputs.div_ceil(UNIT).max(1);
+    inputs.div_ceil(span(gpu, inputs, outputs)).max(1)
+}
+
+/// The k of a split, the last of which may have fewer.
+fn span(gpu: &Gpu, inputs: usize, outputs: usize) -> usize {
     let mut splits = 1;
     while splits < 16 && !fills(gpu, outputs.div_ceil(64) * splits) {
         splits *= 2;
     }
-    splits.min(units)
+    inputs.div_ceil(UNIT).div_ceil(splits).max(1) * UNIT
 }
 
 /// Whether so many blocks keep all multiprocessors busy, or nearly all.
@@ -30,29 +36,33 @@ pub struct Few {
     /// Blocks of rows of the weights.
     pub row_blocks: usize,
     pub splits: usize,
+    /// k of a split.
+    pub span: usize,
 }
 
 impl Few {
     /// A product's: with the most rows of a block that leave enough blocks, as more rows mean that x is read less often.
     pub fn plain(gpu: &Gpu, dtype: Dtype, lines: usize, inputs: usize, outputs: usize) -> Self {
-        let (class, splits) = (class(lines), splits(gpu, inputs, outputs));
+        let (class, span) = (class(lines), span(gpu, inputs, outputs));
+        let splits = inputs.div_ceil(span).max(1);
         let names = if dtype == Dtype::F16 { F16[class] } else { BF16[class] };
         let fits = |&(_, rows): &(Names, usize)| fills(gpu, outputs.div_ceil(rows) * splits);
         let tiles = names.iter().copied().zip([16, 32, 64]);
         let (names, rows) = tiles.rev().find(fits).unwrap_or((names[0], 16));
-        Self::new(Tile { names, lines: 8 << class, rows }, outputs, splits)
+        Self::new(Tile { names, lines: 8 << class, rows }, outputs, splits, span)
     }
 
     /// A gated product's, of `2 · outputs` rows. Feed-forwards are wide: it comes in blocks of the most rows only.
     pub fn gated(gpu: &Gpu, dtype: Dtype, lines: usize, inputs: usize, outputs: usize) -> Self {
-        let (class, splits) = (class(lines), splits(gpu, inputs, 2 * outputs));
+        let (class, span) = (class(lines), span(gpu, inputs, 2 * outputs));
+        let splits = inputs.div_ceil(span).max(1);
         let names = if dtype == Dtype::F16 { GATED_F16[class] } else { GATED_BF16[class] };
         let rows = if class == 0 { 32 } else { 64 };
-        Self::new(Tile { names, lines: 8 << class, rows }, 2 * outputs, splits)
+        Self::new(Tile { names, lines: 8 << class, rows }, 2 * outputs, splits, span)
     }
 
-    fn new(tile: Tile, rows: usize, splits: usize) -> Self {
-        Self { row_blocks: rows.div_ceil(tile.rows), tile, splits }
+    fn new(tile: Tile, rows: usize, splits: usize, span: usize) -> Self {
+        Self { row_blocks: rows.div_ceil(tile.rows), tile, splits, span }
     }
 
     /// Rows of all blocks, also of those past the end.
@@ -60,9 +70,31 @@ impl Few {
         self.row_blocks * self.tile.rows
     }
 
-    /// Ranks that a block shrinks at once: as many for each 128 threads as `cuda/adapters.cuh` says.
-    pub fn team_ranks(&self) -> usize {
-        self.tile.threads() as usize / 128 * 4
+    /// Launches it for lines that are normalised first.
+    ///
+    /// # Safety
+    /// The arguments are those of `cuda/normed.cu`, of memory that is there, and for as many lines as that has room for.
+    pub unsafe fn launch_normed(&self, gpu: &Gpu, lines: usize, inputs: usize, args: &[Arg]) -> Result<(), GpuError> {
+        let name = self.tile.names.normed.expect("tiles of the fewest lines have a norm");
+        let grid = (self.row_blocks as u32, self.splits as u32, 1);
+        // All lines in whole steps, and the zeros of those that are not there.
+        let kept = 2 * lines * inputs.next_multiple_of(STEP) + 16;
+        let bytes = tile_bytes(self.tile.lines, self.tile.rows) + kept as u32;
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { gpu.launch(&NORMED, name, grid, self.tile.threads(), bytes, args) }
+    }
+
+    /// How it is launched with adapters that change sites of so many `outputs`, and whether it shrinks lines.
+    pub fn patched(&self, gpu: &Gpu, outputs: &[usize], shrinks: bool) -> Patched {
+        // Those that a block may meet: it keeps something for each of them.
+        let wide = outputs.iter().all(|outputs| *outputs >= self.tile.rows);
+        let met = if wide { outputs.len().min(2) } else { outputs.len() };
+        let bytes = self.tile.patched_bytes(met);
+        // Kernels are compiled so that two blocks have registers enough.
+        let resident = (gpu.shared_bytes() / (bytes + gpu.reserved_bytes())).clamp(1, 2) as usize;
+        let blocks = self.row_blocks * self.splits;
+        let shrinkers = if shrinks { blocks.min(resident * gpu.multiprocessors() as usize) } else { 0 };
+        Patched { bytes, shrinkers, threads: self.tile.threads() + if shrinks { 64 } else { 0 } }
     }
 
     /// Launches it without adapters.
@@ -71,23 +103,30 @@ impl Few {
     /// The arguments are those of `cuda/product.cu`, of memory that is there.
     pub unsafe fn launch(&self, gpu: &Gpu, args: &[Arg]) -> Result<(), GpuError> {
         let grid = (self.row_blocks as u32, self.splits as u32, 1);
+        let bytes = tile_bytes(self.tile.lines, self.tile.rows);
         // SAFETY: the caller vouches for the arguments.
-        unsafe {
-            gpu.launch(&PRODUCT, self.tile.names.plain, grid, self.tile.threads(), self.tile.shared_bytes(), args)
-        }
+        unsafe { gpu.launch(&PRODUCT, self.tile.names.plain, grid, self.tile.threads(), bytes, args) }
     }
 
-    /// Launches it with adapters, for which `shrinking` blocks begin first.
+    /// Launches it with adapters.
     ///
     /// # Safety
     /// The arguments are those of `cuda/adapted.cu`, of memory that is there.
-    pub unsafe fn launch_adapted(&self, gpu: &Gpu, shrinking: usize, args: &[Arg]) -> Result<(), GpuError> {
-        let grid = ((shrinking + self.row_blocks * self.splits) as u32, 1, 1);
+    pub unsafe fn launch_patched(&self, gpu: &Gpu, patched: &Patched, args: &[Arg]) -> Result<(), GpuError> {
+        let grid = (self.row_blocks as u32, self.splits as u32, 1);
         // SAFETY: the caller vouches for the arguments.
-        unsafe {
-            gpu.launch(&ADAPTED, self.tile.names.adapted, grid, self.tile.threads(), self.tile.shared_bytes(), args)
-        }
+        unsafe { gpu.launch(&ADAPTED, self.tile.names.adapted, grid, patched.threads, patched.bytes, args) }
     }
+}
+
+/// How a product with adapters is launched.
+pub struct Patched {
+    /// Shared memory of a block.
+    bytes: u32,
+    /// Of a block: two warps more where it shrinks.
+    threads: u32,
+    /// Blocks whose warps shrink: as many as have a place at once.
+    pub shrinkers: usize,
 }
 
 /// One of the kernels for 16-bit numbers.
@@ -104,13 +143,27 @@ impl Tile {
         if self.rows == 16 { 128 } else { 256 }
     }
 
-    /// As `cuda/tile.cuh` counts them: three stages of x, or the sums of four warps.
-    fn shared_bytes(&self) -> u32 {
-        let step = if self.lines == 64 || self.rows == 64 { UNIT } else { UNIT * 2 };
-        let stages = 3 * self.lines * (step * 2 + 64);
-        let sums = 4 * self.lines * (self.rows + 4) * 4;
-        stages.max(sums) as u32
+    /// As `cuda/tile.cuh` counts them, and those of adapters that change outputs of `sites` of them: sums, and what slots are.
+    fn patched_bytes(&self, sites: usize) -> u32 {
+        let room = if (self.lines, self.rows) == (64, 64) { 140 << 10 } else { ROOM };
+        shared_bytes(self.lines, self.rows, room) + (self.lines * ((self.rows + 8) * 4 + sites * 16)) as u32
     }
+}
+
+/// Shared memory of a block of which two fit into a multiprocessor.
+const ROOM: usize = 106 << 10;
+
+/// Shared memory of a block without adapters.
+pub fn tile_bytes(lines: usize, rows: usize) -> u32 {
+    shared_bytes(lines, rows, ROOM)
+}
+
+/// Bytes of shared memory of a block, as `cuda/tile.cuh` counts them: as many steps of weights and x as there is room for, or the
+/// sums of four warps.
+fn shared_bytes(lines: usize, rows: usize, room: usize) -> u32 {
+    let step = (rows + lines) * 256;
+    let sums = 4 * lines * (rows + 8) * 4;
+    ((room / step).min(6) * step).max(sums) as u32
 }
 
 /// Which kernels have room for so many lines: those for `8 << class`.
@@ -123,16 +176,24 @@ fn class(lines: usize) -> usize {
     }
 }
 
-/// The kernels of a tile without and with adapters.
+/// The kernels of a tile without and with adapters, and with a norm before it.
 #[derive(Clone, Copy)]
 struct Names {
     plain: &'static str,
     adapted: &'static str,
+    normed: Option<&'static str>,
 }
 
 macro_rules! tile {
     ($plain:literal, $adapted:literal, $($tile:literal),*) => {
-        Names { plain: concat!($plain, $("_", $tile),*), adapted: concat!($adapted, $("_", $tile),*) }
+        Names {
+            plain: concat!($plain, $("_", $tile),*),
+            adapted: concat!($adapted, $("_", $tile),*),
+            normed: None,
+        }
+    };
+    ($plain:literal, $adapted:literal, $normed:literal: $($tile:literal),*) => {
+        Names { normed: Some(concat!($normed, $("_", $tile),*)), ..tile!($plain, $adapted, $($tile),*) }
     };
 }
 
@@ -140,7 +201,10 @@ macro_rules! tile {
 macro_rules! tiles {
     ($dtype:literal) => {
         [
-            &[tile!("product", "adapted", $dtype, "8", "16"), tile!("product", "adapted", $dtype, "8", "32")],
+            &[
+                tile!("product", "adapted", "normed": $dtype, "8", "16"),
+                tile!("product", "adapted", "normed": $dtype, "8", "32"),
+            ],
             tiles!($dtype, "16"),
             tiles!($dtype, "32"),
             tiles!($dtype, "64"),
@@ -158,11 +222,14 @@ macro_rules! tiles {
 /// By lines.
 macro_rules! gated_tiles {
     ($dtype:literal: $($lines:literal)*) => {
-        [$(tile!("gated_product", "adapted_gated", $dtype, $lines)),*]
+        [
+            tile!("gated_product", "adapted_gated", "normed_gated": $dtype, "8"),
+            $(tile!("gated_product", "adapted_gated", $dtype, $lines)),*
+        ]
     };
 }
 
 const F16: [&[Names]; 4] = tiles!("f16");
 const BF16: [&[Names]; 4] = tiles!("bf16");
-const GATED_F16: [Names; 4] = gated_tiles!("f16": "8" "16" "32" "64");
-const GATED_BF16: [Names; 4] = gated_tiles!("bf16": "8" "16" "32" "64");
+const GATED_F16: [Names; 4] = gated_tiles!("f16": "16" "32" "64");
+const GATED_BF16: [Names; 4] = gated_tiles!("bf16": "16" "32" "64");

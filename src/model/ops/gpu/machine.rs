@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use repertoire_kernels::cuda::{
-    Dtype, FEW_LINES, GatedProduct, Gemm, Gpu, GpuError, KvStore, Product, ProductScratch, Sites, Slice,
-    adapted_gated_product, adapted_product, gated_product, product, product_scratch_len,
+    Dtype, FEW_LINES, GatedProduct, Gemm, Gpu, GpuError, KvStore, Product, ProductScratch, Rms, Sites, Slice,
+    adapted_gated_product, adapted_product, gated_product, normed_gated_product, normed_product, product,
+    product_scratch_len,
 };
 
 use crate::adapter::SiteMap;
@@ -67,6 +68,18 @@ impl Machine {
         }
         let ahead = self.ahead.after(call.weight);
         product(&self.gpu, &Product { ahead: ahead.as_ref(), ..call.clone() }, &self.scratch)
+    }
+
+    /// Computes a product of lines that are normalised first.
+    pub fn normed(&self, norm: Rms<'_>, call: &Product<'_>) -> Result<(), GpuError> {
+        let ahead = self.ahead.after(call.weight);
+        normed_product(&self.gpu, norm, &Product { ahead: ahead.as_ref(), ..call.clone() }, &self.scratch)
+    }
+
+    /// The same of a gated product.
+    pub fn normed_gated(&self, norm: Rms<'_>, call: &GatedProduct<'_>) -> Result<(), GpuError> {
+        let ahead = self.ahead.after(call.weight);
+        normed_gated_product(&self.gpu, norm, &GatedProduct { ahead: ahead.as_ref(), ..call.clone() }, &self.scratch)
     }
 
     /// Computes a product of few lines with adapters, to whom lines are `x` unless they are shrunk already.

@@ -3,8 +3,8 @@
 use candle_core::Result;
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
-    self, Dtype, Expansion, GatedProduct, Product, Sites, Slice, Store, Table, adapts, expand, gate, gates,
-    norm_shrink, rescale_inputs, shrink, shrinks_norms,
+    self, Dtype, Expansion, GatedProduct, Product, Rms, Sites, Slice, Store, Table, adapts, expand, gate, gates,
+    norm_shrink, norms_first, rescale_inputs, shrink, shrinks_norms,
 };
 
 use crate::device::Weight;
@@ -16,22 +16,24 @@ use crate::model::ops::gpu::matrix::Part;
 use super::{Step, gpu, of};
 
 /// What sites read.
-pub struct Read {
+pub struct Read<'a> {
     pub x: Part,
     /// What the sites' adapters make of it: f32 [sites, lines, most rank], where that was computed with it.
     shrunk: Option<Memory>,
+    /// Of a sum that products normalise first.
+    norm: Option<Rms<'a>>,
 }
 
-impl From<&Part> for Read {
+impl From<&Part> for Read<'_> {
     fn from(x: &Part) -> Self {
-        Self { x: x.clone(), shrunk: None }
+        Self { x: x.clone(), shrunk: None, norm: None }
     }
 }
 
 /// One product and what adapters change about it.
 struct Call<'a> {
     /// [lines, inputs].
-    x: &'a Read,
+    x: &'a Read<'a>,
     /// [outputs, inputs].
     weight: Slice,
     /// `[outputs]`.
@@ -53,26 +55,37 @@ impl<'a> Call<'a> {
 }
 
 impl Step<'_> {
-    /// The normalised lines of a sum, for sites that read them.
-    pub(super) fn normed_for<const N: usize>(&self, sum: &Part, norm: &Norm, layers: [&Linear; N]) -> Result<Read> {
+    /// The normalised lines of a sum, for sites that read them: normalised by the products where these do that at once.
+    pub(super) fn normed_for<'a, const N: usize>(
+        &self,
+        sum: &Part,
+        norm: &'a Norm,
+        layers: [&Linear; N],
+    ) -> Result<Read<'a>> {
         let lines = &self.inputs.tokens;
+        let (tables, together) = (self.tables(&layers, lines), self.together(&layers, lines).is_some());
+        if let (cuda::Norm::Rms { weight, eps }, None, true) = (of(norm), &tables, together)
+            && norms_first(self.machine.dtype, lines.count, sum.width())
+        {
+            return Ok(Read { x: sum.clone(), shrunk: None, norm: Some(Rms { weight, eps }) });
+        }
         let x = self.activations(sum.width())?;
-        if let Some(tables) = self.tables(&layers, lines).filter(|_| self.together(&layers, lines).is_some()) {
+        if let Some(tables) = tables.filter(|_| together) {
             let shrunk = self.shrunk(&tables, lines)?;
             let sites = self.sites(&tables, lines, shrunk.slice());
             if shrinks_norms(&sites, x.width()) && lines.replaced.is_empty() && !self.rescale(&layers) {
                 norm_shrink(&self.machine.gpu, sum.slice(), of(norm), x.slice(), &sites).map_err(gpu)?;
-                return Ok(Read { x, shrunk: Some(shrunk) });
+                return Ok(Read { x, shrunk: Some(shrunk), norm: None });
             }
         }
         cuda::norm(&self.machine.gpu, sum.matrix(), of(norm), x.matrix()).map_err(gpu)?;
-        Ok(Read { x, shrunk: None })
+        Ok(Read { x, shrunk: None, norm: None })
     }
 
     /// y of x at sites that read the same x, as `dtype`.
     pub(super) fn group<const N: usize>(
         &self,
-        x: &Read,
+        x: &Read<'_>,
         layers: [&Linear; N],
         lines: &Lines,
         dtype: Dtype,
@@ -110,7 +123,7 @@ impl Step<'_> {
     }
 
     /// `activation(gate(x)) ⊙ up(x)`: in one launch, where a kernel does that and no adapter scales the sites' inputs.
-    pub(super) fn gated_of(&self, x: &Read, sites: [&Linear; 2], activation: Activation) -> Result<Part> {
+    pub(super) fn gated_of(&self, x: &Read<'_>, sites: [&Linear; 2], activation: Activation) -> Result<Part> {
         if let Some(y) = self.gated_at_once(x, sites, activation)? {
             return Ok(y);
         }
@@ -120,7 +133,7 @@ impl Step<'_> {
         Ok(y)
     }
 
-    fn gated_at_once(&self, x: &Read, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
+    fn gated_at_once(&self, x: &Read<'_>, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
         let lines = &self.inputs.tokens;
         let Some((weight, None)) = self.together(&sites, lines) else { return Ok(None) };
         if !gates(self.machine.dtype, lines.count) {
@@ -141,12 +154,16 @@ impl Step<'_> {
         let (slice, weight, y_slice, lines) = (x.x.slice(), &weight, y.slice(), lines.count);
         let product =
             GatedProduct { x: slice, weight, bias: None, activation, y: y_slice, lines, inputs, outputs, ahead: None };
-        self.machine.gated(&product, patches.as_ref(), x.shrunk.is_some()).map_err(gpu)?;
+        match x.norm {
+            Some(norm) => self.machine.normed_gated(norm, &product),
+            None => self.machine.gated(&product, patches.as_ref(), x.shrunk.is_some()),
+        }
+        .map_err(gpu)?;
         Ok(Some(y))
     }
 
     /// Adds to a sum what a site makes of x.
-    pub(super) fn add(&self, sum: &Part, x: &Read, layer: &Linear, lines: &Lines) -> Result<()> {
+    pub(super) fn add(&self, sum: &Part, x: &Read<'_>, layer: &Linear, lines: &Lines) -> Result<()> {
         self.call(
             &[layer],
             Call {
@@ -193,7 +210,12 @@ impl Step<'_> {
     }
 
     fn plain(&self, call: &Call<'_>, x: &Slice, bias: Option<&Slice>, y: &Slice, store: Store) -> Result<()> {
-        self.machine.product(&call.product(x, bias, y, store)).map_err(gpu)
+        let product = call.product(x, bias, y, store);
+        match call.x.norm {
+            Some(norm) => self.machine.normed(norm, &product),
+            None => self.machine.product(&product),
+        }
+        .map_err(gpu)
     }
 
     /// The base's product and what adapters make of it: in one launch where there is a kernel for it.
