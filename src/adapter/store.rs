@@ -31,6 +31,7 @@ mod placed;
 mod record;
 mod seal;
 mod summary;
+mod whole;
 
 pub(super) use placed::{Note, Stamp};
 pub(super) use record::{Record, RecordedVersion, WriteError};

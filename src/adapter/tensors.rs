@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -26,6 +27,8 @@ pub(super) struct View<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
     data: &'a [u8],
+    /// Whether all numbers are, where they are floats.
+    finite: bool,
 }
 
 impl<'a> TensorFile<'a> {
@@ -35,19 +38,18 @@ impl<'a> TensorFile<'a> {
             |why: &dyn fmt::Display| AdapterError::invalid(format!("{file} is not a valid safetensors file: {why}"));
         check_header(bytes).map_err(|why| bad(&why))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|why| bad(&why))?;
-        let views = tensors
-            .iter()
-            .map(|(name, view)| {
-                let view = View {
-                    name: name.to_owned(),
-                    dtype: view.dtype(),
-                    shape: view.shape().to_vec(),
-                    data: view.data(),
-                };
-                (name.to_owned(), view)
-            })
-            .collect();
-        Ok(Self { views })
+        let all: Vec<_> = tensors.iter().collect();
+        let views = all.into_par_iter().map(|(name, view)| {
+            let view = View {
+                name: name.to_owned(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                finite: all_finite(view.dtype(), view.data()),
+                data: view.data(),
+            };
+            (name.to_owned(), view)
+        });
+        Ok(Self { views: views.collect() })
     }
 
     /// Names not yet taken, in order.
@@ -118,10 +120,10 @@ impl View<'_> {
                 self.name, self.shape
             )));
         }
-        let (dtype, finite) = match self.dtype {
-            Dtype::F32 => (DType::F32, all_finite(self.data, 4, 0x7f80_0000)),
-            Dtype::F16 => (DType::F16, all_finite(self.data, 2, 0x7c00)),
-            Dtype::BF16 => (DType::BF16, all_finite(self.data, 2, 0x7f80)),
+        let dtype = match self.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
             other => {
                 return Err(AdapterError::unsupported(format!(
                     "tensor {} is {other:?}; f32, f16 and bf16 can be applied",
@@ -129,7 +131,7 @@ impl View<'_> {
                 )));
             }
         };
-        if !finite {
+        if !self.finite {
             return Err(AdapterError::invalid(format!("tensor {} holds NaN or infinity", self.name)));
         }
         Ok(Tensor::from_raw_buffer(self.data, dtype, shape, &Device::Cpu)?)
@@ -141,15 +143,21 @@ impl View<'_> {
     }
 }
 
-/// Whether no number has all exponent bits set.
-fn all_finite(data: &[u8], width: usize, exponent: u32) -> bool {
+/// Whether no f32, f16 or bf16 has all exponent bits set.
+fn all_finite(dtype: Dtype, data: &[u8]) -> bool {
     // A piece is looked at whole: leaving at the first bad number would keep the loop from being vectorised.
-    if width == 4 {
-        let bad = |b: &[u8; 4]| u32::from_le_bytes(*b) & exponent == exponent;
+    let halves = |exponent: u16| {
+        let bad = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
         data.as_chunks().0.chunks(1024).all(|piece| !piece.iter().fold(false, |any, b| any | bad(b)))
-    } else {
-        let bad = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent as u16 == exponent as u16;
-        data.as_chunks().0.chunks(1024).all(|piece| !piece.iter().fold(false, |any, b| any | bad(b)))
+    };
+    match dtype {
+        Dtype::F32 => {
+            let bad = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000;
+            data.as_chunks().0.chunks(1024).all(|piece| !piece.iter().fold(false, |any, b| any | bad(b)))
+        }
+        Dtype::F16 => halves(0x7c00),
+        Dtype::BF16 => halves(0x7f80),
+        _ => true,
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::durable::{Temporary, at, sync_folder, write_new};
-use super::{Seal, Store, Summary};
+use super::{Seal, Store, Summary, whole};
 use crate::adapter::{AdapterError, Digest, Metadata, Package};
 
 const MANIFEST: &str = ".package.json";
@@ -160,5 +160,5 @@ fn read_manifest(folder: &Path) -> io::Result<Manifest> {
 
 /// Reads a whole file.
 pub(super) fn read_file(path: &Path) -> io::Result<Bytes> {
-    fs::read(path).map(Bytes::from).map_err(|e| at(path, e))
+    whole::read(path).map_err(|e| at(path, e))
 }

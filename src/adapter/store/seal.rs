@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use crate::adapter::{Digest, Package};
 
+use super::whole;
+
 /// A checksum of the files that passed the comparison with a digest. An adapter that is thrown out and read again is
 /// compared with it, which costs far less than sha-256: the loads of a busy server take time from its steps. It shows
 /// damage by accident, as sha-256 at the first reading does; nothing is for those who may write to the store.
@@ -31,7 +33,7 @@ fn checksum(package: &Package) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     for (name, content) in &package.files {
         crc.update(format!("{name}\0{}\0", content.len()).as_bytes());
-        crc.update(content);
+        whole::update(&mut crc, content);
     }
     crc.update(package.metadata.canonical().as_bytes());
     crc.finalize()
