@@ -10,7 +10,7 @@ mod shares;
 mod unit;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 
 use crate::adapter::Digest;
 use crate::model::{BLOCK_TOKENS, BlockId};
@@ -226,10 +226,19 @@ impl Scheduler {
         ids
     }
 
-    /// Lets waiting units in as long as branches and blocks last: by priority, then the adapter that was served least, then age.
+    /// Lets waiting units in as long as branches and blocks last: by priority, then whom a client already hears before those who have
+    /// not begun, then the adapter that was served least, then age.
     fn admit(&mut self) {
         let mut branches = self.running();
-        while let Some(id) = self.next_waiting() {
+        if branches >= self.budget.running {
+            return;
+        }
+        // Letting units in changes nothing about their order.
+        let order = |(id, unit): (&UnitId, &Unit)| {
+            Reverse((Reverse(unit.demand.priority), !unit.has_begun(), self.shares.served(unit.adapter), *id))
+        };
+        let mut next: BinaryHeap<_> = self.waiting.iter().map(order).collect();
+        while let Some(Reverse((.., id))) = next.pop() {
             branches += self.waiting[&id].demand.width;
             if branches > self.budget.running {
                 return;
@@ -244,14 +253,6 @@ impl Scheduler {
             self.shares.starts(unit.adapter);
             self.running.insert(id, unit);
         }
-    }
-
-    fn next_waiting(&self) -> Option<UnitId> {
-        // Whom a client already hears goes before those who have not begun.
-        let order = |(id, unit): &(&UnitId, &Unit)| {
-            (Reverse(unit.demand.priority), !unit.has_begun(), self.shares.served(unit.adapter), **id)
-        };
-        self.waiting.iter().min_by_key(order).map(|(&id, _)| id)
     }
 
     /// Whether there are blocks for all that a unit knows, after all that running ones know and a block each to grow.
