@@ -11,8 +11,8 @@ use crate::device::{gpu_error, with_bytes};
 
 use super::upload::{Piece, Upload};
 
-/// Bytes of page-locked memory that copies go through.
-const STAGED: usize = 16 << 20;
+/// Bytes of each half of the page-locked memory that copies go through.
+const HALF: usize = 16 << 20;
 /// Bytes that a thread copies at a time.
 const PIECE: usize = 1 << 18;
 
@@ -37,7 +37,7 @@ pub struct Arrival {
 impl Courier {
     /// A courier with nothing to do.
     pub fn new(gpu: &Arc<Gpu>) -> Result<Self> {
-        let (lane, staging) = (Lane::new(gpu).map_err(gpu_error)?, Pinned::new(gpu, STAGED).map_err(gpu_error)?);
+        let (lane, staging) = (Lane::new(gpu).map_err(gpu_error)?, Pinned::new(gpu, 2 * HALF).map_err(gpu_error)?);
         let (errands, received) = channel::<Errand>();
         std::thread::Builder::new().name("courier".into()).spawn(move || {
             let mut route = Route { lane, staging };
@@ -79,17 +79,27 @@ struct Route {
 
 impl Route {
     fn carry(&mut self, upload: &Upload, memory: &Slice) -> Result<()> {
+        let begun = self.copy(upload, memory);
+        // Also where it failed: what was begun reads the staging memory, and writes to the other.
+        let waited = self.lane.wait().map_err(gpu_error);
+        begun.and(waited)
+    }
+
+    /// Begins all copies: half of the staging memory is filled while the other is copied.
+    fn copy(&mut self, upload: &Upload, memory: &Slice) -> Result<()> {
         let tensors = upload.tensors()?;
         let mut pieces = &upload.pieces(PIECE)[..];
+        let mut half = 0;
         while let Some(first) = pieces.first() {
             let begins = first.at;
-            let fitting = pieces.partition_point(|piece| piece.at + piece.bytes.len() - begins <= STAGED);
+            let fitting = pieces.partition_point(|piece| piece.at + piece.bytes.len() - begins <= HALF);
             let (batch, rest) = pieces.split_at(fitting);
             let filled = batch.last().map_or(0, |last| last.at + last.bytes.len() - begins);
-            fill(&mut self.staging[..filled], begins, batch, &tensors)?;
-            self.lane.copy(memory, begins, &self.staging, 0..filled).map_err(gpu_error)?;
+            let staged = half * HALF..half * HALF + filled;
+            fill(&mut self.staging[staged.clone()], begins, batch, &tensors)?;
             self.lane.wait().map_err(gpu_error)?;
-            pieces = rest;
+            self.lane.copy(memory, begins, &self.staging, staged).map_err(gpu_error)?;
+            (pieces, half) = (rest, 1 - half);
         }
         Ok(())
     }
