@@ -99,13 +99,15 @@ template <typename T> struct Patches {
 
     // The same of those that have rows; a function of its own, as few adapters have.
     static __device__ __noinline__ float4 finish_apart(const Entry* entry, const T* bias, float4 sums, int first, int columns) {
-        float finished[4];
-#pragma unroll 1
-        for (int j = 0; j < 4; j++) {
-            const float sum = j == 0 ? sums.x : j == 1 ? sums.y : j == 2 ? sums.z : sums.w;
-            finished[j] = first + j < columns ? Finish<T>(*entry, bias, first + j)(sum) : sum;
-        }
-        return make_float4(finished[0], finished[1], finished[2], finished[3]);
+        // Past the end the last column's again: all rows' numbers are on their way before one of them is waited for.
+        const int last = columns - 1;
+        const Finish<T> finishes[4] = {
+            {*entry, bias, min(first, last)},
+            {*entry, bias, min(first + 1, last)},
+            {*entry, bias, min(first + 2, last)},
+            {*entry, bias, min(first + 3, last)},
+        };
+        return make_float4(finishes[0](sums.x), finishes[1](sums.y), finishes[2](sums.z), finishes[3](sums.w));
     }
 };
 

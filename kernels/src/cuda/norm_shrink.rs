@@ -8,9 +8,13 @@ use super::{Dtype, Gpu, GpuError, MOST_SITES, Norm, Sites, Slice};
 /// The widest line: 256 threads that keep 32 numbers each.
 const WIDEST: usize = 8 << 10;
 
-/// Whether there is a [`norm_shrink`] for lines of `width`: of what [`adapts`].
+/// Numbers of weights behind whose reading a product hides that it shrinks lines itself: then a norm only loses by it.
+const HIDING: usize = 1 << 25;
+
+/// Whether [`norm_shrink`] is the way for lines of `width`: of what [`adapts`], where sites are not large.
 pub fn shrinks_norms(sites: &Sites<'_>, width: usize) -> bool {
-    adapts(sites) && width.is_multiple_of(8) && width <= WIDEST
+    let outputs: usize = sites.tables.iter().map(|table| table.outputs()).sum();
+    adapts(sites) && width.is_multiple_of(8) && width <= WIDEST && outputs * width < HIDING
 }
 
 /// `out` [lines, n] = norm of `x` [lines, n], which is f32; and `shrunk = alpha · out·Aᵀ` for every line and site with a low-rank

@@ -25,8 +25,7 @@ def classify(place, shape):
     sizes = place.sizes
     store, names = _heads(place, shape)
     place.release()
-    # All texts in one step.
-    waiting = ("scheduler.max_running=512", "scheduler.max_waiting=1024", "scheduler.max_batch_tokens=32768")
+    waiting = ("scheduler.max_running=512", "scheduler.max_waiting=1024")
     with Engine(place, shape, store, *waiting, flags=("--task", "classify")) as engine:
         asked = Asked(",".join(names), sizes.texts, sizes.text_tokens)
         [figures] = engine.rounds(asked, repetitions=4 * place.repetitions)
