@@ -16,6 +16,7 @@ mod lease;
 mod package;
 mod patch;
 mod peft;
+mod pieces;
 mod prefix;
 mod read;
 mod registry;

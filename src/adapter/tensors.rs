@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::AdapterError;
+use super::{AdapterError, pieces};
 
 /// A header describes tensors in about 150 bytes each; real files stay far below this.
 const MAX_HEADER: u64 = 16 << 20;
+/// Bytes from which on several threads look at a file.
+const LARGE: usize = 2 << 20;
 
 /// Tensors by name, still in the bytes of their file.
 #[derive(Debug)]
@@ -38,18 +40,21 @@ impl<'a> TensorFile<'a> {
             |why: &dyn fmt::Display| AdapterError::invalid(format!("{file} is not a valid safetensors file: {why}"));
         check_header(bytes).map_err(|why| bad(&why))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|why| bad(&why))?;
-        let all: Vec<_> = tensors.iter().collect();
-        let views = all.into_par_iter().map(|(name, view)| {
-            let view = View {
-                name: name.to_owned(),
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                finite: all_finite(view.dtype(), view.data()),
-                data: view.data(),
-            };
-            (name.to_owned(), view)
-        });
-        Ok(Self { views: views.collect() })
+        let view = |(name, view): (&str, TensorView<'a>)| View {
+            name: name.to_owned(),
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data(),
+            finite: true,
+        };
+        let mut views: Vec<View<'a>> = tensors.iter().map(view).collect();
+        let look = |view: &mut View<'_>| view.finite = all_finite(view.dtype, view.data);
+        if bytes.len() < LARGE {
+            views.iter_mut().for_each(look);
+        } else {
+            pieces::each(views.iter_mut(), look);
+        }
+        Ok(Self { views: views.into_iter().map(|view| (view.name.clone(), view)).collect() })
     }
 
     /// Names not yet taken, in order.

@@ -17,7 +17,7 @@ const OLDEST: (i32, i32) = (8, 0);
 /// The oldest driver, as it counts: that of CUDA 13.0.
 const OLDEST_DRIVER: i32 = 13_000;
 /// Bytes of shared memory that the largest block takes.
-const MOST_SHARED: i32 = 110_592;
+const MOST_SHARED: i32 = 153_600;
 
 /// Why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]

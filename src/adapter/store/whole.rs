@@ -1,4 +1,4 @@
-//! Whole files in memory, read by all threads of the pool that asks.
+//! Whole files in memory.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,7 +7,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use memmap2::MmapMut;
-use rayon::prelude::*;
+
+use crate::adapter::pieces;
 
 /// Bytes that a thread takes at a time; files of fewer are read by one.
 const PIECE: usize = 2 << 20;
@@ -23,20 +24,19 @@ pub fn read(path: &Path) -> io::Result<Bytes> {
     // Where there are large pages, few of them are faulted in.
     #[cfg(target_os = "linux")]
     let _ = memory.advise(memmap2::Advice::HugePage);
-    let pieces = memory.par_chunks_mut(PIECE).enumerate();
-    pieces.try_for_each(|(i, piece)| file.read_exact_at(piece, (i * PIECE) as u64))?;
+    let places = memory.chunks_mut(PIECE).enumerate();
+    pieces::try_each(places, |(i, piece)| file.read_exact_at(piece, (i * PIECE) as u64))?;
     Ok(Bytes::from_owner(memory))
 }
 
 /// Adds all of `content` to a checksum.
 pub fn update(checksum: &mut crc32fast::Hasher, content: &[u8]) {
-    let hash = |piece: &[u8]| {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(piece);
-        hasher
-    };
-    let pieces: Vec<crc32fast::Hasher> = content.par_chunks(PIECE).map(hash).collect();
-    pieces.iter().for_each(|piece| checksum.combine(piece));
+    if content.len() < PIECE {
+        return checksum.update(content);
+    }
+    let mut parts = vec![crc32fast::Hasher::new(); content.len().div_ceil(PIECE)];
+    pieces::each(content.chunks(PIECE).zip(&mut parts), |(piece, part)| part.update(piece));
+    parts.iter().for_each(|part| checksum.combine(part));
 }
 
 #[cfg(test)]
