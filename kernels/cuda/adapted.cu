@@ -63,7 +63,7 @@ __device__ __forceinline__ void adapted_gated_product(
 
 // What all of them are given after their own arguments.
 #define PATCHES(T)                                                                                                            \
-    const T *adapted_x, const uint32_t *slots_of_lines, const Entry *table0, const Entry *table1, const Entry *table2,       \
+    const T *adapted_x, const uint32_t *slots_of_lines, const Entry *table0, const Entry *table1, const Entry *table2,        \
         const Entry *table3, int end0, int end1, int end2, int end3, uint32_t slots, float *shrunk, int shrunk_pitch,         \
         uint32_t *meeting, int shrinkers, int sites
 #define PATCHES_OF(T)                                                                                                         \
@@ -72,20 +72,23 @@ __device__ __forceinline__ void adapted_gated_product(
             meeting, shrinkers, sites                                                                                         \
     }
 
-// Shrinking and expanding take more registers than blocks of few lines otherwise need.
-#define ADAPTED(name, T, line_tiles, row_tiles, row_warps, blocks)                                                               \
-    extern "C" __global__ void __launch_bounds__(128 * row_warps + 32 * SHRINKING_WARPS, line_tiles * row_tiles == 16 ? 1 : 2) name(                                                 \
-        const T* x, const T* w, const T* bias, void* y, float* partials, uint32_t* counters, int lines, int inputs, int span_of_split, int outputs, \
-        const char* ahead, uint32_t ahead_bytes, int pitch, uint32_t mode, PATCHES(T)) {                                         \
-        const Work<T> work{x, w, partials, counters, lines, inputs, span_of_split, outputs, ahead, ahead_bytes};                                \
-        adapted_product<Tile<T, line_tiles, row_tiles, row_warps, false, true>>(work, PATCHES_OF(T), bias, y, pitch, mode);           \
+// Shrinking and expanding take more registers than blocks of few lines otherwise need. Of the largest tile one block has room.
+#define BOUNDS(line_tiles, row_tiles, row_warps)                                                                              \
+    __launch_bounds__(128 * row_warps + 32 * SHRINKING_WARPS, line_tiles * row_tiles == 16 ? 1 : 2)
+
+#define ADAPTED(name, T, line_tiles, row_tiles, row_warps, _)                                                                 \
+    extern "C" __global__ void BOUNDS(line_tiles, row_tiles, row_warps) name(                                                 \
+        const T* x, const T* w, const T* bias, void* y, float* partials, uint32_t* counters, int lines, int inputs, int span, \
+        int outputs, const char* ahead, uint32_t ahead_bytes, int pitch, uint32_t mode, PATCHES(T)) {                         \
+        const Work<T> work{x, w, partials, counters, lines, inputs, span, outputs, ahead, ahead_bytes};                       \
+        adapted_product<Tile<T, line_tiles, row_tiles, row_warps, false, true>>(work, PATCHES_OF(T), bias, y, pitch, mode);   \
     }
 
-#define ADAPTED_GATED(name, T, line_tiles, row_tiles, row_warps, blocks)                                                        \
-    extern "C" __global__ void __launch_bounds__(128 * row_warps + 32 * SHRINKING_WARPS, line_tiles * row_tiles == 16 ? 1 : 2) name(                                                \
-        const T* x, const T* w, const T* bias, T* y, float* partials, uint32_t* counters, int lines, int inputs, int span_of_split, int outputs,   \
-        const char* ahead, uint32_t ahead_bytes, uint32_t activation, PATCHES(T)) {                                             \
-        const Work<T> work{x, w, partials, counters, lines, inputs, span_of_split, outputs, ahead, ahead_bytes};                               \
+#define ADAPTED_GATED(name, T, line_tiles, row_tiles, row_warps, _)                                                           \
+    extern "C" __global__ void BOUNDS(line_tiles, row_tiles, row_warps) name(                                                 \
+        const T* x, const T* w, const T* bias, T* y, float* partials, uint32_t* counters, int lines, int inputs, int span,    \
+        int outputs, const char* ahead, uint32_t ahead_bytes, uint32_t activation, PATCHES(T)) {                              \
+        const Work<T> work{x, w, partials, counters, lines, inputs, span, outputs, ahead, ahead_bytes};                       \
         adapted_gated_product<Tile<T, line_tiles, row_tiles, row_warps, true, true>>(work, PATCHES_OF(T), bias, y, activation); \
     }
 

@@ -3,6 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+/// Bytes that a thread takes at a time; a file of fewer is one thread's.
+pub const PIECE: usize = 2 << 20;
 /// Threads that work on a file together: the caller's and some that end with the work.
 const THREADS: usize = 4;
 

@@ -13,8 +13,6 @@ use super::{AdapterError, pieces};
 
 /// A header describes tensors in about 150 bytes each; real files stay far below this.
 const MAX_HEADER: u64 = 16 << 20;
-/// Bytes from which on several threads look at a file.
-const LARGE: usize = 2 << 20;
 
 /// Tensors by name, still in the bytes of their file.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ impl<'a> TensorFile<'a> {
         };
         let mut views: Vec<View<'a>> = tensors.iter().map(view).collect();
         let look = |view: &mut View<'_>| view.finite = all_finite(view.dtype, view.data);
-        if bytes.len() < LARGE {
+        if bytes.len() < pieces::PIECE {
             views.iter_mut().for_each(look);
         } else {
             pieces::each(views.iter_mut(), look);

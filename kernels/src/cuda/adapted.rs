@@ -20,8 +20,8 @@ pub fn adapts(sites: &Sites<'_>) -> bool {
 }
 
 /// Computes a product of what [`adapts`]; its outputs are those of the sites, one after the other. `x` [lines, inputs] is what
-/// adapters see: it differs from the product's where inputs were rescaled, and is absent where lines were shrunk before. What [`super::product`] asks and promises holds here
-/// too; sums of the base are the same to the bit.
+/// adapters see: it differs from the product's where inputs were rescaled, and is absent where lines were shrunk before. What
+/// [`super::product`] asks and promises holds here too; sums of the base are the same to the bit.
 ///
 /// # Panics
 /// If a shape or a dtype does not fit.

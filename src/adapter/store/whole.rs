@@ -8,10 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use memmap2::MmapMut;
 
-use crate::adapter::pieces;
-
-/// Bytes that a thread takes at a time; files of fewer are read by one.
-const PIECE: usize = 2 << 20;
+use crate::adapter::pieces::{self, PIECE};
 
 /// Reads a file.
 pub fn read(path: &Path) -> io::Result<Bytes> {
