@@ -33,13 +33,13 @@ pub fn load(config: Config, keys: Keys) -> Result<AppState> {
 pub struct Ensemble {
     /// One for each base, in the order of the configuration.
     pub engines: Vec<Engine>,
-    pub registry: AdapterRegistry,
+    pub registry: Arc<AdapterRegistry>,
 }
 
 /// Loads bases and adapters as a server does, to be used without HTTP.
 pub fn load_ensemble(config: &Config) -> Result<Ensemble> {
     let (bases, registry) = load_bases(config)?;
-    Ok(Ensemble { engines: bases.iter().map(|base| base.engine.clone()).collect(), registry })
+    Ok(Ensemble { engines: bases.iter().map(|base| base.engine.clone()).collect(), registry: Arc::new(registry) })
 }
 
 fn load_bases(config: &Config) -> Result<(Bases, AdapterRegistry)> {

@@ -137,6 +137,14 @@ impl Artefact {
         }
     }
 
+    /// A lease on it if it is in memory.
+    pub fn lease_resident(self: &Arc<Self>) -> Option<Lease> {
+        match &*self.slot.state.lock() {
+            SlotState::Resident(adapter) => Some(self.hold(adapter.clone())),
+            SlotState::Out | SlotState::Loading(_) => None,
+        }
+    }
+
     fn load_for(self: &Arc<Self>, flight: Arc<Flight>) -> Result<Lease, AdapterError> {
         let _landing = Landing { slot: &self.slot, flight: &flight };
         match self.load() {

@@ -197,6 +197,15 @@ impl Version {
         Ok((lease.of_version(self.number), content.artefact))
     }
 
+    /// The same if it is there already.
+    pub fn lease_resident(&self, all: &Artefacts) -> Option<Lease> {
+        let artefact = match &self.source {
+            Source::Stored { artefact, .. } => artefact.clone(),
+            Source::Placed(placed) => placed.known_artefact(all)?,
+        };
+        Some(artefact.lease_resident()?.of_version(self.number))
+    }
+
     fn look(&self, all: &Arc<Artefacts>, keep: bool) -> Result<Content, AdapterError> {
         match &self.source {
             Source::Stored { artefact, created_at } => {

@@ -71,6 +71,16 @@ impl Placed {
         }
     }
 
+    /// What the folder's content is known to be, if that still holds and nobody reads it just now.
+    pub fn known_artefact(&self, all: &Artefacts) -> Option<Arc<Artefact>> {
+        match &*self.known.try_lock()? {
+            Known::Content { stamp, artefact, .. } => {
+                (all.store.stamp(&self.name).ok()? == *stamp).then(|| artefact.clone())
+            }
+            Known::Nothing | Known::Unreadable { .. } => None,
+        }
+    }
+
     fn look(&self, all: &Arc<Artefacts>, stamp: &Stamp, keep: bool) -> Result<Content, AdapterError> {
         let note = all.store.placed_note(&self.name);
         if let Some(note) = note.filter(|note| note.stamp == *stamp && note.read_for == all.read_for) {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::runtime::{Builder, Runtime};
+use tokio::task::spawn_blocking;
 
 use super::load::{Load, Task};
 use super::target::{Heard, Target};
@@ -18,8 +18,6 @@ pub struct Engines {
     /// The one that answers requests without an adapter.
     base: Engine,
     load: Load,
-    /// Waits for events; the arithmetic has threads of its own.
-    runtime: Runtime,
 }
 
 /// Numbers out of which token ids are made, once the base is known; and the adapter.
@@ -41,12 +39,7 @@ impl Engines {
                 .find(|engine| engine.sites().answers_to(name))
                 .with_context(|| format!("base {name:?} does not exist; there are: {}", names()))?,
         };
-        Ok(Self {
-            base: base.clone(),
-            load: load.clone(),
-            runtime: Builder::new_multi_thread().worker_threads(1).build()?,
-            ensemble,
-        })
+        Ok(Self { base: base.clone(), load: load.clone(), ensemble })
     }
 
     /// What is measured, for people.
@@ -55,9 +48,17 @@ impl Engines {
     }
 
     /// The engine of an adapter's base, and the lease; loads the adapter if it is not resident.
-    fn resolve(&self, adapter: Option<&AdapterRef>) -> Result<(&Engine, Option<Lease>)> {
+    async fn resolve(&self, adapter: Option<AdapterRef>) -> Result<(&Engine, Option<Lease>)> {
         let Some(reference) = adapter else { return Ok((&self.base, None)) };
-        let lease = self.ensemble.registry.lease(reference)?;
+        let registry = &self.ensemble.registry;
+        let lease = match registry.lease_resident(&reference) {
+            Some(lease) => lease,
+            // Other clients of the thread do not wait for it.
+            None => {
+                let (registry, reference) = (registry.clone(), reference.clone());
+                spawn_blocking(move || registry.lease(&reference)).await??
+            }
+        };
         let mut engines = self.ensemble.engines.iter();
         let engine = engines.find(|engine| engine.sites().base == lease.base);
         let engine = engine.with_context(|| format!("base {} of adapter {reference} is not loaded", lease.base))?;
@@ -82,6 +83,7 @@ impl Engines {
 
 impl Target for Engines {
     type Question = Question;
+    const BLOCKS: bool = false;
 
     fn turn_to(&mut self, load: &Load) -> Result<()> {
         self.load = load.clone();
@@ -95,8 +97,8 @@ impl Target for Engines {
         Ok(Question { numbers: (0..tokens).map(number).collect(), adapter: adapter.map(str::parse).transpose()? })
     }
 
-    fn ask(&self, question: Question, heard: &mut Heard) -> Result<()> {
-        let (engine, adapter) = self.resolve(question.adapter.as_ref())?;
+    async fn ask(&self, question: Question, heard: &mut Heard) -> Result<()> {
+        let (engine, adapter) = self.resolve(question.adapter).await?;
         self.check(engine, adapter.as_ref())?;
         let vocab = engine.sites().vocab as u32;
         let virtual_tokens =
@@ -116,7 +118,7 @@ impl Target for Engines {
             }),
         };
         let mut events = engine.submit(Request { prompt, adapter, work, priority: 0, timeout: None })?;
-        while let Some(event) = self.runtime.block_on(events.next()) {
+        while let Some(event) = events.next().await {
             match event {
                 Event::Token { .. } => heard.token(),
                 Event::Scores(_) => heard.at.push(std::time::Instant::now()),

@@ -101,6 +101,7 @@ impl Asked {
 
 impl Target for Http {
     type Question = Value;
+    const BLOCKS: bool = true;
 
     fn turn_to(&mut self, load: &Load) -> Result<()> {
         self.asked = Asked::of(load, self.asked.api, self.asked.base.take())?;
@@ -113,7 +114,7 @@ impl Target for Http {
         self.asked.body(adapter, &prompt, self.asked.output_tokens, self.asked.task == Task::Generate)
     }
 
-    fn ask(&self, question: Value, heard: &mut Heard) -> Result<()> {
+    async fn ask(&self, question: Value, heard: &mut Heard) -> Result<()> {
         let response = self.client.ask(self.asked.path(), &question)?;
         if self.asked.task == Task::Classify {
             let answer = json(response)?;

@@ -26,11 +26,11 @@ impl Run {
     pub fn points<T: Target>(&mut self, target: &T, load: &Load) -> Result<()> {
         for clients in load.clients() {
             let round = 2 * self.points as u64;
-            clients::run(target, clients, load.warmup_plan(round, clients)?);
+            clients::run(target, clients, load.warmup_plan(round, clients)?)?;
             if self.profile {
                 profile::start();
             }
-            let outcomes = clients::run(target, clients, load.plan(round + 1)?);
+            let outcomes = clients::run(target, clients, load.plan(round + 1)?)?;
             self.answered += outcomes.iter().filter(|outcome| outcome.error.is_none()).count();
             if let Some(trace) = &mut self.trace {
                 trace.point(self.points, &outcomes)?;

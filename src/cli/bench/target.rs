@@ -10,7 +10,10 @@ use super::load::Load;
 /// Something that answers requests: a server over HTTP, or an engine in this process.
 pub trait Target: Sync {
     /// A request whose prompt is made.
-    type Question;
+    type Question: Send;
+
+    /// Whether asking blocks the thread, so that each client needs one of its own.
+    const BLOCKS: bool;
 
     /// Learns what is asked from now on.
     fn turn_to(&mut self, load: &Load) -> Result<()>;
@@ -19,7 +22,7 @@ pub trait Target: Sync {
     fn prepare(&self, adapter: Option<&str>, rng: &mut ChaCha8Rng) -> Result<Self::Question>;
 
     /// Asks, and listens to the end.
-    fn ask(&self, question: Self::Question, heard: &mut Heard) -> Result<()>;
+    async fn ask(&self, question: Self::Question, heard: &mut Heard) -> Result<()>;
 }
 
 /// What a client heard of an answer.

@@ -225,3 +225,24 @@ fn a_failed_load_fails_its_askers_only_and_is_tried_again() {
     assert_eq!(seed_of(&registry.lease(&reference("joke")).unwrap()), 1);
     assert_eq!(registry.stats().resident_bytes, BYTES);
 }
+
+#[test]
+fn a_lease_on_what_is_in_memory_reads_nothing() {
+    let toy = Toy::new();
+    toy.place("placed", 1);
+    let registry = toy.open();
+    registry.publish(&name("uploaded"), package(2), PublishIf::Always).unwrap();
+    for (id, reads) in [("placed", 1), ("uploaded", 0)] {
+        let before = toy.reads();
+        let resident = registry.lease_resident(&reference(id));
+        assert_eq!(resident.is_some(), reads == 0, "{id}: what was uploaded is in memory");
+        assert_eq!(toy.reads(), before);
+        let lease = registry.lease(&reference(id)).unwrap();
+        let resident = registry.lease_resident(&reference(id)).unwrap();
+        assert_eq!((seed_of(&resident), resident.version()), (seed_of(&lease), lease.version()));
+        assert_eq!((toy.reads(), resident.version()), (before + reads, Some(1)));
+    }
+    toy.place("placed", 3);
+    assert!(registry.lease_resident(&reference("placed")).is_none(), "the files are others");
+    assert!(registry.lease_resident(&reference("nobody")).is_none());
+}
