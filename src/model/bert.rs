@@ -120,13 +120,11 @@ impl Bert {
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = ops.linear_group(&x, [&layer.query, &layer.key, &layer.value])?;
             let attended = ops.attend_both_ways(index, qkv, self.heads)?;
-            x = ops.add_linear(x, &attended, &layer.output)?;
-            x = ops.norm_sum(x, &layer.attention_norm)?;
+            x = ops.add_linear_norm(x, &attended, &layer.output, &layer.attention_norm)?;
 
             let up = ops.linear(&x, &layer.up)?;
             let up = ops.activate(up, self.activation)?;
-            x = ops.add_linear(x, &up, &layer.down)?;
-            x = ops.norm_sum(x, &layer.feed_forward_norm)?;
+            x = ops.add_linear_norm(x, &up, &layer.down, &layer.feed_forward_norm)?;
         }
         ops.answer_encoder(x, &self.pooler)
     }

@@ -53,6 +53,18 @@ pub trait Ops {
     /// Adds to a sum what a linear site makes of x, with its adapters.
     fn add_linear(&mut self, sum: Self::Matrix, x: &Self::Matrix, layer: &Linear) -> Result<Self::Matrix>;
 
+    /// [`Self::add_linear`], then [`Self::norm_sum`].
+    fn add_linear_norm(
+        &mut self,
+        sum: Self::Matrix,
+        x: &Self::Matrix,
+        layer: &Linear,
+        norm: &Norm,
+    ) -> Result<Self::Matrix> {
+        let sum = self.add_linear(sum, x, layer)?;
+        self.norm_sum(sum, norm)
+    }
+
     /// The three thirds of the columns.
     fn split3(&mut self, fused: Self::Matrix) -> Result<[Self::Matrix; 3]>;
 

@@ -42,6 +42,8 @@ struct Shape {
     dtype: Dtype,
     y: Dtype,
     adds: bool,
+    /// Whether the library adds the bias.
+    bias: bool,
     /// Bytes to which all matrices are aligned.
     alignment: u32,
 }
@@ -79,24 +81,22 @@ impl Gemm {
         let adds = product.store == Store::Add;
         let all = [product.x, product.weight, product.y].into_iter().all(Slice::aligned);
         let alignment = if all { 16 } else { dtype.bytes() as u32 };
-        self.multiply(product, Shape { lines, inputs, outputs, pitch, dtype, y, adds, alignment })?;
-        let Some(bias) = product.bias else { return Ok(()) };
+        let own = product.bias.filter(|bias| all && takes_bias(product, bias));
+        self.multiply(
+            product,
+            own,
+            Shape { lines, inputs, outputs, pitch, dtype, y, adds, bias: own.is_some(), alignment },
+        )?;
+        let Some(bias) = product.bias.filter(|_| own.is_none()) else { return Ok(()) };
         add_row(&self.gpu, Matrix::strided(product.y, lines, pitch, outputs), bias)
     }
 
-    fn multiply(&self, product: &Product<'_>, shape: Shape) -> Result<(), GpuError> {
-        use sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+    fn multiply(&self, product: &Product<'_>, bias: Option<&Slice>, shape: Shape) -> Result<(), GpuError> {
         // Row by row is column by column of the transposed: y' [outputs, lines] = (w' [inputs, outputs])ᵀ · x' [inputs, lines].
         let w = Layout::new(shape.dtype, shape.inputs, shape.outputs, shape.inputs)?;
         let x = Layout::new(shape.dtype, shape.inputs, shape.lines, shape.inputs)?;
         let y = Layout::new(shape.y, shape.outputs, shape.lines, shape.pitch)?;
-        let operation = Operation::new()?;
-        let transposed: i32 = 1;
-        // SAFETY: the attribute is an i32.
-        unsafe {
-            let at = (&raw const transposed).cast();
-            result::set_matmul_desc_attribute(operation.0, CUBLASLT_MATMUL_DESC_TRANSA, at, 4)
-        }?;
+        let operation = Operation::new(bias.map(|bias| bias.pointer_for(&self.workspace)))?;
         self.gpu.stream().context().bind_to_thread()?;
         let algorithm = self.algorithm(shape, &operation, [&w, &x, &y])?;
         let one = 1.0f32;
@@ -157,6 +157,13 @@ impl Drop for Gemm {
     }
 }
 
+/// Whether the library adds a bias to the sums itself: one of y's dtype, where every line begins at a multiple of 16 bytes.
+fn takes_bias(product: &Product<'_>, bias: &Slice) -> bool {
+    let dtype = product.y.dtype();
+    let lines = [product.outputs, product.pitch].iter().all(|n| (n * dtype.bytes()).is_multiple_of(16));
+    bias.dtype() == dtype && bias.aligned() && lines
+}
+
 /// How a matrix lies in memory.
 struct Layout(sys::cublasLtMatrixLayout_t);
 
@@ -182,9 +189,23 @@ impl Drop for Layout {
 struct Operation(sys::cublasLtMatmulDesc_t);
 
 impl Operation {
-    fn new() -> Result<Self, CublasError> {
+    /// One of the transposed first matrix; adds a bias to the sums, given where it is.
+    fn new(bias: Option<u64>) -> Result<Self, CublasError> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map(Self)
+        let operation = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map(Self)?;
+        let set = |attribute, at: *const c_void, bytes| {
+            // SAFETY: each attribute is of as many bytes.
+            unsafe { result::set_matmul_desc_attribute(operation.0, attribute, at, bytes) }
+        };
+        let transposed: i32 = 1;
+        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, (&raw const transposed).cast(), 4)?;
+        if let Some(bias) = bias {
+            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+            set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, (&raw const epilogue).cast(), 4)?;
+            set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, (&raw const bias).cast(), 8)?;
+        }
+        Ok(operation)
     }
 }
 

@@ -46,6 +46,11 @@ impl<'a> Matrix<'a> {
         Self { slice, offset: 0, lines, stride, width }
     }
 
+    /// `lines` lines that are all the one in `slice`; to be read.
+    pub fn repeated(slice: &'a Slice, lines: usize) -> Self {
+        Self { slice, offset: 0, lines, stride: 0, width: slice.len() }
+    }
+
     /// Some of the columns.
     ///
     /// # Panics

@@ -126,7 +126,9 @@ mod tests {
             let added_dtype = if wide { Dtype::F32 } else { dtype };
             let layer = case % 2 == 1;
             let x = uniform(&mut rng, lines * n);
-            let added = round(added_dtype, &uniform(&mut rng, lines * n));
+            // One row for all lines, now and then.
+            let repeated = case % 4 == 3;
+            let added = round(added_dtype, &uniform(&mut rng, if repeated { n } else { lines * n }));
             let weight = round(dtype, &uniform(&mut rng, n));
             let bias = round(dtype, &uniform(&mut rng, n));
             let adds = case % 5 != 4;
@@ -140,13 +142,22 @@ mod tests {
                 true => Norm::Layer { weight: &device_weight, bias: &device_bias, eps },
                 false => Norm::Rms { weight: &device_weight, eps },
             };
-            let added_matrix = adds.then(|| Matrix::new(&device_added, n));
+            let all_added = match repeated {
+                true => Matrix::repeated(&device_added, lines),
+                false => Matrix::new(&device_added, n),
+            };
+            let added_matrix = adds.then_some(all_added);
             add_norm(&gpu, Matrix::new(&device_x, n), added_matrix, norm, back, Matrix::new(&out, n)).expect("launch");
-            let sum: Vec<f64> =
-                x.iter().zip(&added).map(|(x, y)| if adds { f64::from(x + y) } else { f64::from(*x) }).collect();
+            let sum: Vec<f64> = x
+                .iter()
+                .zip(added.iter().cycle())
+                .map(|(x, y)| if adds { f64::from(x + y) } else { f64::from(*x) })
+                .collect();
             let bias = layer.then_some(&bias[..]);
             let normed: Vec<f64> = sum.chunks(n).flat_map(|line| exact(line, &weight, bias, eps)).collect();
-            let what = format!("{dtype:?} [{lines}, {n}] layer {layer} added {adds} {added_dtype:?} {back:?}");
+            let what = format!(
+                "{dtype:?} [{lines}, {n}] layer {layer} added {adds} {added_dtype:?} repeated {repeated} {back:?}"
+            );
             assert_close(&out, &normed, &what);
             assert_close(&device_x, if back == Back::Sum { &sum } else { &normed }, &what);
         }

@@ -70,6 +70,11 @@ impl Machine {
         product(&self.gpu, &Product { ahead: ahead.as_ref(), ..call.clone() }, &self.scratch)
     }
 
+    /// Whether a bias that is added to a sum takes a launch after the product's.
+    pub fn leaves_biases(&self, lines: usize) -> bool {
+        lines > FEW_LINES && self.dtype != Dtype::F32
+    }
+
     /// Computes a product of lines that are normalised first.
     pub fn normed(&self, norm: Rms<'_>, call: &Product<'_>) -> Result<(), GpuError> {
         let ahead = self.ahead.after(call.weight);

@@ -120,8 +120,21 @@ impl Ops for Step<'_> {
 
     fn add_linear(&mut self, sum: Matrix, x: &Matrix, layer: &Linear) -> Result<Matrix> {
         let sum = sum.into_sum();
-        self.add(&sum, &x.activations().into(), layer, &self.inputs.tokens)?;
+        self.add(&sum, &x.activations().into(), layer, layer.bias.as_ref(), &self.inputs.tokens)?;
         Ok(Matrix::of_sum(sum))
+    }
+
+    fn add_linear_norm(&mut self, sum: Matrix, x: &Matrix, layer: &Linear, norm: &Norm) -> Result<Matrix> {
+        let (sum, lines) = (sum.into_sum(), &self.inputs.tokens);
+        // Where only the norm that reads the sum adds the bias without reading all of it once more.
+        let later =
+            layer.bias.as_ref().filter(|_| self.machine.leaves_biases(lines.count) && !self.adapts(layer, lines));
+        let at_once = layer.bias.as_ref().filter(|_| later.is_none());
+        self.add(&sum, &x.activations().into(), layer, at_once, lines)?;
+        let out = self.activations(sum.width())?;
+        let added = later.map(|bias| cuda::Matrix::repeated(bias.on_gpu(), lines.count));
+        add_norm(&self.machine.gpu, sum.matrix(), added, of(norm), Back::Normed, out.matrix()).map_err(gpu)?;
+        Ok(Matrix::of_both(sum, out))
     }
 
     fn split3(&mut self, fused: Matrix) -> Result<[Matrix; 3]> {

@@ -162,14 +162,21 @@ impl Step<'_> {
         Ok(Some(y))
     }
 
-    /// Adds to a sum what a site makes of x.
-    pub(super) fn add(&self, sum: &Part, x: &Read<'_>, layer: &Linear, lines: &Lines) -> Result<()> {
+    /// Adds to a sum what a site makes of x, with a bias that is the site's or none.
+    pub(super) fn add(
+        &self,
+        sum: &Part,
+        x: &Read<'_>,
+        layer: &Linear,
+        bias: Option<&Weight>,
+        lines: &Lines,
+    ) -> Result<()> {
         self.call(
             &[layer],
             Call {
                 x,
                 weight: layer.weight.on_gpu().clone(),
-                bias: layer.bias.as_ref().map(|bias| bias.on_gpu().clone()),
+                bias: bias.map(|bias| bias.on_gpu().clone()),
                 y: sum.slice(),
                 store: Store::Add,
                 inputs: x.x.width(),
@@ -197,6 +204,11 @@ impl Step<'_> {
     fn tables(&self, layers: &[&Linear], lines: &Lines) -> Option<Vec<&Table>> {
         let tables = layers.iter().map(|layer| Some(&self.residents.tables.site(layer.site)?.table));
         lines.adapted.then(|| tables.collect()).flatten()
+    }
+
+    /// Whether adapters may change something about a site.
+    pub(super) fn adapts(&self, layer: &Linear, lines: &Lines) -> bool {
+        self.tables(&[layer], lines).is_some()
     }
 
     /// Memory for the lines that adapters shrink.
