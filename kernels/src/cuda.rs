@@ -56,7 +56,7 @@ pub use norm::{Back, Norm, add_norm, norm};
 pub use norm_shrink::{norm_shrink, shrinks_norms};
 pub use normed::{Rms, normed_gated_product, normed_product, norms_first};
 pub use pinned::Pinned;
-pub use prefill::{KeyValues, PrefillRow, PrefillRows, attend_prefill};
+pub use prefill::{CutRows, KeyValues, PrefillRow, PrefillRows, attend_prefill};
 pub use product::{
     FEW_LINES, GatedProduct, Product, ProductScratch, Store, gated_product, gates, product, product_scratch_len,
 };

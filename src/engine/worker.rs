@@ -220,8 +220,8 @@ impl Worker {
         let mut each = plan.rows.iter().zip(places);
         let all_follow = each.all(|(row, place)| match place {
             Place::Nothing => true,
-            Place::Choice(_) => self.groups.get(&row.unit).is_none_or(follows),
-            Place::Logits(_) | Place::Scores(_) => false,
+            Place::Choice(_) | Place::Scores(_) => self.groups.get(&row.unit).is_none_or(follows),
+            Place::Logits(_) => false,
         });
         self.model.follows(None) && all_follow && self.scheduler.advance()
     }

@@ -42,8 +42,8 @@ pub trait BaseModel: Send {
     /// Writes an adapter's key-value prefix, from position `from` on, at the start of a sequence whose first blocks are `blocks`.
     fn write_prefix(&mut self, adapter: &Arc<Adapter>, blocks: &[BlockId], from: usize) -> Result<()>;
 
-    /// Whether a step may begin before the one before it is finished, with rows of this adapter whose token that one chooses
-    /// ([`super::Row::follows`]). Of the plain base: whether at all.
+    /// Whether a step may begin before one with rows of this adapter is finished, which asked for choices or scores; and with rows
+    /// whose token that one chooses ([`super::Row::follows`]). Of the plain base: whether at all.
     fn follows(&self, adapter: Option<&Adapter>) -> bool;
 
     /// Begins one step, which writes keys and values of decoder rows (in each layer those of all rows before any are read: a row
@@ -51,7 +51,7 @@ pub trait BaseModel: Send {
     ///
     /// Steps, copies and prefixes take effect in the order in which they are asked for, whenever that is: a block may be somebody
     /// else's as soon as all steps that concern the one before have begun. While a step is not finished, one more may begin, if
-    /// [`Self::follows`] allows it and rows of the first asked for choices or nothing. After an error nothing has begun.
+    /// [`Self::follows`] allows it and no row of the first asked for logits. After an error nothing has begun.
     fn begin(&mut self, batch: Batch) -> Result<()>;
 
     /// Finishes the step that began first: waits for it, and answers what each row's [`super::Output`] asks. After an error the

@@ -43,9 +43,17 @@ pub enum KeyValues<'a> {
     BothWays { keys: Matrix<'a>, values: Matrix<'a>, prefixes: &'a [Option<(&'a Slice, &'a Slice)>] },
 }
 
-impl PrefillRows {
-    /// Cuts rows into tiles and brings them to the GPU.
-    pub fn new(gpu: &Arc<Gpu>, rows: Vec<PrefillRow>) -> Result<Self, GpuError> {
+/// The rows of a step, cut into tiles, on their way to the GPU.
+pub struct CutRows {
+    /// Those of [`PrefillRows`], one after the other.
+    numbers: Vec<u32>,
+    tiles: usize,
+    rows: Vec<PrefillRow>,
+}
+
+impl CutRows {
+    /// Cuts rows into tiles.
+    pub fn new(rows: Vec<PrefillRow>) -> Self {
         assert!(rows.iter().all(|row| row.tokens > 0), "a row has a token");
         let each = rows.iter().enumerate();
         let mut tiles: Vec<[u32; 2]> = each
@@ -54,12 +62,26 @@ impl PrefillRows {
         // The longest first: nobody waits for one that began last.
         tiles.sort_by_key(|&[row, query]| Reverse(rows[row as usize].start + query as usize));
         let column = |f: fn(&PrefillRow) -> usize| rows.iter().map(move |row| count(f(row)));
-        let starts = tiles.len() * 2;
-        let all = tiles.concat().into_iter().chain(column(|row| row.first_line)).chain(column(|row| row.tokens));
-        let all = Slice::of_u32(gpu, &all.chain(column(|row| row.start)).collect::<Vec<_>>())?;
+        let numbers = tiles.concat().into_iter().chain(column(|row| row.first_line)).chain(column(|row| row.tokens));
+        Self { numbers: numbers.chain(column(|row| row.start)).collect(), tiles: tiles.len(), rows }
+    }
+
+    /// What has to be brought to the GPU.
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
+    }
+
+    /// What they have become there.
+    ///
+    /// # Panics
+    /// If they are not as many, or do not begin at a multiple of 16 bytes.
+    pub fn on_gpu(self, numbers: &Slice) -> PrefillRows {
+        assert_eq!(numbers.len(), self.numbers.len(), "all numbers");
+        assert!(numbers.aligned(), "pairs of numbers are read at once");
+        let (starts, count) = (2 * self.tiles, self.rows.len());
         let [first_lines, counts, row_starts] =
-            [0, 1, 2].map(|i| all.part(starts + i * rows.len()..starts + (i + 1) * rows.len()));
-        Ok(Self { tiles: all.part(0..starts), first_lines, counts, starts: row_starts, rows })
+            [0, 1, 2].map(|i| numbers.part(starts + i * count..starts + (i + 1) * count));
+        PrefillRows { tiles: numbers.part(0..starts), first_lines, counts, starts: row_starts, rows: self.rows }
     }
 }
 

@@ -73,7 +73,8 @@ fn asks(rng: &mut StdRng, strangers: f64) -> Vec<Ask> {
         comes += if rng.random_bool(0.5) { 0 } else { rng.random_range(0..15) };
         let adapter = if rng.random_bool(0.5) { 0 } else { rng.random_range(1..4) };
         let priority = rng.random_range(-1..2);
-        asks.push(Ask { prompt, parameters, adapter, priority, comes, leaves: None, timeout: None });
+        let scores = rng.random_bool(0.15);
+        asks.push(Ask { prompt, parameters, scores, adapter, priority, comes, leaves: None, timeout: None });
     }
     asks
 }
@@ -228,10 +229,23 @@ fn a_step_that_fails_takes_its_own_requests_along_and_leaves_the_others_their_an
 }
 
 #[test]
+fn a_step_that_scores_is_waited_for_by_nobody() {
+    let prompt = vec![u32::from(LETTERS[0]); 10];
+    let parameters = Parameters::default();
+    let ask = Ask { prompt, parameters, scores: true, adapter: 1, priority: 0, comes: 0, leaves: None, timeout: None };
+    let budget = Budget { tokens: 10, running: 8 };
+    let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 8 };
+    let heard = run(&vec![ask; 8], setting);
+    assert!(heard.events.iter().all(|events| matches!(events[..], [Event::Scores(_), ..])), "{:?}", heard.events);
+    // One step each; all but the first begin while another is under way.
+    assert_eq!(heard.ahead, 7);
+}
+
+#[test]
 fn an_answer_that_only_its_length_ends_takes_no_step_too_many() {
     let parameters = Parameters { max_new_tokens: 20, ignore_eos: true, ..Parameters::default() };
     let prompt = vec![u32::from(LETTERS[0]); 10];
-    let ask = Ask { prompt, parameters, adapter: 0, priority: 0, comes: 0, leaves: None, timeout: None };
+    let ask = Ask { prompt, parameters, scores: false, adapter: 0, priority: 0, comes: 0, leaves: None, timeout: None };
     let budget = Budget { tokens: 64, running: 4 };
     let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 2 };
     let heard = run(&[ask], setting);

@@ -8,6 +8,7 @@ mod inputs;
 mod machine;
 mod matrix;
 mod residents;
+mod staging;
 mod step;
 mod warm;
 
@@ -28,6 +29,7 @@ use decode::DecodeSteps;
 use inputs::Inputs;
 use machine::Machine;
 use residents::Residents;
+use staging::Staging;
 use step::{Answer, Choices, Step};
 
 /// A base that computes on a GPU.
@@ -37,6 +39,10 @@ pub struct GpuModel {
     residents: Residents,
     choices: Choices,
     decode: DecodeSteps,
+    /// What steps that are not captured read.
+    inputs: Staging,
+    /// Scores of steps.
+    scores: Staging,
     /// Steps launched and not finished, the first in front: no more than two.
     begun: VecDeque<Begun>,
     /// Of the next step: 0 and 1 in turn.
@@ -61,12 +67,13 @@ impl GpuModel {
         let choices = Choices::new(&placement.target.gpu, most_choices(1)).map_err(gpu_error)?;
         let decode = DecodeSteps::new(&placement.target.gpu, &sites);
         let residents = Residents::new(placement, sites)?;
-        Ok(Self { body, machine, residents, choices, decode, begun: VecDeque::new(), turn: 0 })
+        let (inputs, scores) = (Staging::default(), Staging::default());
+        Ok(Self { body, machine, residents, choices, decode, inputs, scores, begun: VecDeque::new(), turn: 0 })
     }
 
-    fn any(&mut self, batch: &Batch) -> Result<Answer> {
-        let Self { body, machine, residents, choices, .. } = self;
-        let inputs = Inputs::new(machine, residents, body.sites(), batch)?;
+    fn any(&mut self, batch: &Batch, turn: usize) -> Result<Answer> {
+        let Self { body, machine, residents, choices, inputs, .. } = self;
+        let inputs = Inputs::new(machine, residents, body.sites(), batch, (inputs, turn))?;
         body.forward(Step { machine, residents, inputs: &inputs, choices })
     }
 
@@ -81,7 +88,7 @@ impl GpuModel {
         let Self { body, machine, residents, choices, decode, .. } = self;
         match decode.run(body, machine, residents, choices, batch, turn)? {
             Some(answer) => Ok(answer),
-            None => self.any(batch),
+            None => self.any(batch, turn),
         }
     }
 
@@ -108,20 +115,20 @@ impl GpuModel {
                 Some(Activations::new(Buffer::from(logits), count, vocab)?)
             }
         };
-        Ok(Outputs { logits, choices, scores: self.scores(batch, answer)? })
+        Ok(Outputs { logits, choices, scores: self.scores(step)? })
     }
 
-    fn scores(&self, batch: &Batch, answer: &Answer) -> Result<Vec<Vec<f32>>> {
+    fn scores(&self, step: &Begun) -> Result<Vec<Vec<f32>>> {
+        let Begun { batch, answer, turn, .. } = step;
         let Some(pooled) = &answer.pooled else { return Ok(vec![]) };
-        let scores = answer.scores.as_ref().map(|scores| scores.slice.to_f32()).transpose().map_err(gpu_error)?;
         let width = answer.scores.as_ref().map_or(0, |scores| scores.width);
+        let scores = self.scores.brought(*turn);
         let each = batch.rows_that_want(Output::Scores).enumerate().map(|(i, row)| {
             let Some(head) = row.adapter.as_ref().and_then(|adapter| adapter.head.as_ref()) else {
                 candle_core::bail!("scores were asked of a row without a head");
             };
-            let labels = head.labels.len();
-            match &scores {
-                Some(scores) if labels <= MOST_RANK => biased(&scores[i * width..][..labels], head),
+            match head.labels.len() {
+                labels if on_gpu(head) && answer.scores.is_some() => biased(&scores[i * width..][..labels], head),
                 _ => apply_head(&pooled.row(i).to_f32().map_err(gpu_error)?, head),
             }
         });
@@ -134,9 +141,14 @@ fn most_choices(rows: usize) -> usize {
     decode::SIZES.into_iter().fold(rows, usize::max)
 }
 
-/// Scores with the head's bias.
-fn biased(scores: &[f32], head: &Head) -> Result<Vec<f32>> {
-    let mut scores = scores.to_vec();
+/// Whether the GPU applies a head.
+fn on_gpu(head: &Head) -> bool {
+    head.labels.len() <= MOST_RANK
+}
+
+/// Scores, of which the bits are given, with the head's bias.
+fn biased(scores: &[u32], head: &Head) -> Result<Vec<f32>> {
+    let mut scores: Vec<f32> = scores.iter().map(|&bits| f32::from_bits(bits)).collect();
     if let Some(bias) = &head.bias {
         crate::device::with_floats(bias, |bias| repertoire_kernels::cpu::add_row(&mut scores, bias))?;
     }
@@ -237,12 +249,19 @@ impl BaseModel for GpuModel {
     }
 
     fn follows(&self, adapter: Option<&Adapter>) -> bool {
-        // Tokens that are made on the host have to be known there.
-        adapter.is_none_or(|adapter| adapter.embedding.is_none() && adapter.positions.is_none())
+        // Tokens that are made on the host have to be known there; so has what it applies a head to.
+        adapter.is_none_or(|adapter| {
+            let at_hand = adapter.embedding.is_none() && adapter.positions.is_none();
+            at_hand && adapter.head.as_ref().is_none_or(on_gpu)
+        })
     }
 
     fn begin(&mut self, batch: Batch) -> Result<()> {
-        let waits = |row: &Row| !matches!(row.output, Output::Choice | Output::Nothing);
+        let waits = |row: &Row| match row.output {
+            Output::Choice | Output::Nothing => false,
+            Output::Scores => !self.follows(row.adapter.as_deref()),
+            Output::Logits => true,
+        };
         if self.begun.len() > 1 || self.begun.iter().any(|step| step.batch.rows.iter().any(waits)) {
             candle_core::bail!("a step that has to be finished before another begins");
         }
@@ -251,6 +270,9 @@ impl BaseModel for GpuModel {
         let mut answer = self.launch(&batch, turn)?;
         if answer.logits.is_some() {
             self.choices.bring(turn).map_err(gpu_error)?;
+        }
+        if let Some(scores) = &answer.scores {
+            self.scores.bring(&self.machine.gpu, turn, &scores.slice).map_err(gpu_error)?;
         }
         // The next step may have the memory.
         answer.logits = answer.logits.filter(|_| batch.rows_that_want(Output::Logits).next().is_some());

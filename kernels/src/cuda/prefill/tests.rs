@@ -18,6 +18,12 @@ fn rows(rng: &mut StdRng, longest: usize, starts: bool) -> (Vec<PrefillRow>, usi
     (rows.collect(), lines)
 }
 
+fn brought(gpu: &Arc<Gpu>, rows: &[PrefillRow]) -> PrefillRows {
+    let cut = CutRows::new(rows.to_vec());
+    let numbers = Slice::of_u32(gpu, cut.numbers()).expect("memory");
+    cut.on_gpu(&numbers)
+}
+
 /// Which lines belong to a row.
 fn owned(rows: &[PrefillRow], lines: usize) -> Vec<bool> {
     (0..lines)
@@ -94,7 +100,7 @@ fn tokens_see_what_is_stored_up_to_themselves() {
         let wider: Vec<f32> = query.chunks(width).flat_map(|line| [&[f32::NAN; 8], line].concat()).collect();
         let wider = Slice::of(&gpu, dtype, &wider).expect("memory");
         let table = Slice::of_u32(&gpu, &table).expect("memory");
-        let device_rows = PrefillRows::new(&gpu, rows.clone()).expect("memory");
+        let device_rows = brought(&gpu, &rows);
         let out = poisoned(&gpu, dtype, lines * width);
         let paged = KeyValues::Paged { layer: &layer, table: &table, max_blocks };
         let query = Matrix::new(&wider, width + 8).columns(8..width + 8);
@@ -152,7 +158,7 @@ fn tokens_of_encoders_see_their_row_and_its_prefix() {
             values: matrix.columns(width + kv_width..all),
             prefixes: if case % 3 > 0 { &held } else { &[] },
         };
-        let device_rows = PrefillRows::new(&gpu, rows.clone()).expect("memory");
+        let device_rows = brought(&gpu, &rows);
         let out = poisoned(&gpu, dtype, lines * width);
         let query = matrix.columns(0..width);
         attend_prefill(&gpu, query, heads, key_values, &device_rows, scale, &out).expect("launch");

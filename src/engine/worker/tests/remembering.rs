@@ -226,7 +226,11 @@ impl BaseModel for Remembering {
         self.goes_wrong(self.faults.begin, self.begun)?;
         let under_way = self.under_way();
         assert!(under_way.len() <= usize::from(self.follows(None)), "a step too far ahead");
-        let overlaps = |row: &Row| matches!(row.output, Output::Nothing | Output::Choice);
+        let overlaps = |row: &Row| match row.output {
+            Output::Nothing | Output::Choice => true,
+            Output::Scores => self.follows(row.adapter.as_deref()),
+            Output::Logits => false,
+        };
         assert!(under_way.iter().all(|step| step.rows.iter().all(overlaps)), "a step that has to be finished first");
         let choices = under_way.first().map_or(0, |step| step.rows_that_want(Output::Choice).count());
         for row in &batch.rows {

@@ -25,6 +25,8 @@ use super::super::*;
 pub struct Ask {
     pub prompt: Vec<u32>,
     pub parameters: Parameters,
+    /// It asks for scores, and for no tokens.
+    pub scores: bool,
     /// 0: the base. 1 is an adapter, 2 one with a prefix, 3 one whose rows cannot follow.
     pub adapter: usize,
     pub priority: i32,
@@ -108,11 +110,15 @@ fn digest(adapter: u8) -> Digest {
 impl Ask {
     fn demand(&self, adapter: Option<&Lease>) -> Demand {
         let Parameters { num_beams, num_return_sequences, max_new_tokens, .. } = self.parameters;
+        let (answer, width) = match self.scores {
+            true => (0, 1),
+            false => (max_new_tokens, num_beams.max(num_return_sequences)),
+        };
         Demand {
             prefix: adapter.map_or(0, |adapter| adapter.prefix_len()),
             prompt: self.prompt.len(),
-            answer: max_new_tokens,
-            width: num_beams.max(num_return_sequences),
+            answer,
+            width,
             cached: true,
             priority: self.priority,
         }
@@ -175,6 +181,7 @@ fn submit(
     let (events, receiver) = unbounded_channel();
     let (parameters, seed) = (ask.parameters.clone(), ask.parameters.seed.unwrap_or(0));
     let answer = match parameters.num_beams {
+        _ if ask.scores => Answer::Scores,
         0 | 1 => Answer::Samples(Box::new(Samples::new(parameters, &ask.prompt, seed, tokenizer))),
         _ => Answer::Beams(Box::new(Beams::new(parameters, &ask.prompt, seed, tokenizer))),
     };

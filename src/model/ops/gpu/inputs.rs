@@ -7,7 +7,7 @@ mod staged;
 use std::sync::Arc;
 
 use candle_core::Result;
-use repertoire_kernels::cuda::{Draw, PrefillRow, PrefillRows, Slice, VirtualTokens};
+use repertoire_kernels::cuda::{CutRows, Draw, PrefillRow, PrefillRows, Slice, VirtualTokens};
 
 use crate::adapter::{Adapter, SiteMap};
 use crate::device::gpu_error;
@@ -15,6 +15,7 @@ use crate::model::{BLOCK_TOKENS, Batch, Output, Row};
 
 use super::machine::Machine;
 use super::residents::Residents;
+use super::staging::Staging;
 
 pub use lines::Lines;
 pub use made::Tokens;
@@ -81,8 +82,14 @@ pub struct Asked {
 }
 
 impl Inputs {
-    /// Brings a batch of any shape to the GPU.
-    pub fn new(machine: &Machine, residents: &Residents, sites: &SiteMap, batch: &Batch) -> Result<Self> {
+    /// Brings a batch of any shape to the GPU, by memory of that turn.
+    pub fn new(
+        machine: &Machine,
+        residents: &Residents,
+        sites: &SiteMap,
+        batch: &Batch,
+        (staging, turn): (&mut Staging, usize),
+    ) -> Result<Self> {
         let made = Tokens::new(machine, residents, sites, batch)?;
         let mut staged = Staged::default();
         let ids = staged.add(&made.ids);
@@ -107,13 +114,15 @@ impl Inputs {
         });
         let choosing = batch.rows.iter().filter(|row| row.output.needs_logits());
         let draws = choosing.clone().any(|row| row.draw.is_some()).then(|| staged.extend(choosing.flat_map(drawn)));
-        let all = staged.write(&machine.gpu).map_err(gpu_error)?;
         let each = batch.rows.iter().map(|row| PrefillRow {
             first_line: row.tokens.start,
             tokens: row.tokens.len(),
             start: if sites.causal { row.start } else { 0 },
         });
-        let rows = PrefillRows::new(&machine.gpu, each.collect()).map_err(gpu_error)?;
+        let cut = CutRows::new(each.collect());
+        let rows = staged.add(cut.numbers());
+        let all = staging.send(&machine.gpu, turn, staged.numbers()).map_err(gpu_error)?;
+        let rows = cut.on_gpu(&all.part(rows));
         let [chosen, scored] = asked
             .map(|asked| asked.map(|(lines, whose)| Asked { lines: Some(all.part(lines)), whose: whose.on_gpu(&all) }));
         Ok(Self {

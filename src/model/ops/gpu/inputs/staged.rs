@@ -1,9 +1,6 @@
 //! Numbers on their way to the GPU in one piece.
 
 use std::ops::Range;
-use std::sync::Arc;
-
-use repertoire_kernels::cuda::{Gpu, GpuError, Slice};
 
 /// u32 numbers, gathered.
 #[derive(Default)]
@@ -17,13 +14,15 @@ impl Staged {
 
     /// Adds numbers; answers where they will be.
     pub fn extend(&mut self, numbers: impl Iterator<Item = u32>) -> Range<usize> {
-        let from = self.0.len();
+        // Kernels read some of them several at a time: each begins at a multiple of 16 bytes.
+        let from = self.0.len().next_multiple_of(4);
+        self.0.resize(from, 0);
         self.0.extend(numbers);
         from..self.0.len()
     }
 
-    /// Copies all of them to the GPU.
-    pub fn write(&self, gpu: &Arc<Gpu>) -> Result<Slice, GpuError> {
-        Slice::of_u32(gpu, &self.0)
+    /// All of them.
+    pub fn numbers(&self) -> &[u32] {
+        &self.0
     }
 }
