@@ -1,6 +1,7 @@
-//! Decode steps, captured once for each padded number of rows and launched again and again.
+//! Steps of few tokens, captured once for each padded number of them and launched again and again.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Result;
@@ -10,24 +11,20 @@ use repertoire_kernels::cuda::{
 
 use crate::adapter::SiteMap;
 use crate::device::gpu_error;
-use crate::model::{BLOCK_TOKENS, Batch, BlockId, Body, Row};
+use crate::model::{BLOCK_TOKENS, Batch, BlockId, Body, Output, Row};
 
 use super::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, SHORT, Tokens, drawn, follows, stored_at};
 use super::machine::Machine;
 use super::residents::Residents;
 use super::step::{Answer, Answered, Choices, Step};
 
-/// Numbers of rows that steps are captured for. Beyond them, and for rows that need more than a token, launches are made one by one.
+/// Numbers of tokens that steps are captured for. For more, and for what a graph cannot know, launches are made one by one.
 pub const SIZES: [usize; 15] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256];
 
-/// u32 numbers of a row besides its blocks: six of the row, how it draws, and a tile of its adapter's lines.
-const NUMBERS: usize = TILES + 3;
-/// Where the tiles begin.
-const TILES: usize = DRAWS + Draw::WORDS;
-/// Where what says how rows draw begins.
-const DRAWS: usize = 6;
+/// What prompts of a captured step may look at together, in tokens: each of theirs looks for itself.
+const MOST_SEEN: usize = 32 << 10;
 
-/// The decode steps of one base.
+/// The steps of one base whose tokens are few enough to be captured: mostly rows of one token, and short prompts beside them.
 pub struct DecodeSteps {
     gpu: Arc<Gpu>,
     sites: Arc<SiteMap>,
@@ -35,24 +32,76 @@ pub struct DecodeSteps {
     prepared: Vec<Option<Prepared>>,
 }
 
-/// The steps of one padded number of rows.
+/// The steps of one padded number of tokens.
 struct Prepared {
     inputs: Inputs,
     /// Taken in turn: the GPU may still read one of them when the next step's is written.
     staging: [Pinned; 2],
-    /// ids, positions, where tokens are stored, slots, lengths, and which choice a token is: [6, rows] u32; then `draws`, and
-    /// tiles [rows, 3].
+    /// What [`Numbers`] tells apart.
     numbers: Slice,
-    /// [rows, max_blocks] u32.
+    /// Of each token's row, [size, max_blocks] u32.
     table: Slice,
     max_blocks: usize,
-    rows: usize,
+    size: usize,
+    /// `[size]` u32.
+    nowhere: Slice,
     /// Whether virtual tokens of an earlier step are still written.
     virtual_tokens: bool,
-    /// How tokens are drawn, [rows, Draw::WORDS] u32.
-    draws: Slice,
-    /// By whether adapters change something, whether tokens are drawn, and whether all rows are short.
-    captured: HashMap<(bool, bool, bool), Captured>,
+    captured: HashMap<Kind, Captured>,
+}
+
+/// What graphs of as many tokens differ in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Kind {
+    /// Whether adapters change something.
+    adapted: bool,
+    /// Whether tokens are drawn.
+    drawn: bool,
+    /// Whether no token sees more than [`SHORT`].
+    short: bool,
+    /// Whether some token sees what the step computes of another.
+    before: bool,
+    /// How many rows ask for a token, padded; `None` if all tokens do, in order.
+    asking: Option<usize>,
+}
+
+/// Where a step's u32 numbers are among those brought to the GPU, by what they say.
+enum Numbers {
+    /// Of each token.
+    Id,
+    Position,
+    Store,
+    Slot,
+    Length,
+    Follows,
+    /// Three each, as many as tokens, whatever they hold: those without lines are nobody's.
+    Tiles,
+    /// Of each row that asks: which token's line.
+    Asked,
+    AskedSlot,
+    AskedTiles,
+    /// [`Draw::WORDS`] each.
+    Draws,
+}
+
+impl Numbers {
+    /// All of them, for so many tokens.
+    const fn all(size: usize) -> usize {
+        (Self::Draws as usize + 4 + Draw::WORDS) * size
+    }
+
+    const fn at(self, size: usize) -> Range<usize> {
+        // Tiles are three numbers each.
+        let (first, count) = match self {
+            Self::Id | Self::Position | Self::Store | Self::Slot | Self::Length | Self::Follows => (self as usize, 1),
+            Self::Tiles => (6, 3),
+            Self::Asked => (9, 1),
+            Self::AskedSlot => (10, 1),
+            Self::AskedTiles => (11, 3),
+            Self::Draws => (14, Draw::WORDS),
+        };
+        first * size..(first + count) * size
+    }
 }
 
 struct Captured {
@@ -81,8 +130,8 @@ impl DecodeSteps {
         self.prepared.fill_with(|| None);
     }
 
-    /// Launches a step of one token per row, if this is one. The answer is of as many rows as the step was padded to. `turn` is 0
-    /// or 1; the step that had the same before is over.
+    /// Launches a step, if it is one of those that are captured. The answer is of as many rows as it was padded to, and of those that
+    /// ask first. `turn` is 0 or 1; the step that had the same before is over.
     #[allow(clippy::too_many_arguments, reason = "the parts of a model, borrowed one by one")]
     pub fn run(
         &mut self,
@@ -93,67 +142,94 @@ impl DecodeSteps {
         batch: &Batch,
         turn: usize,
     ) -> Result<Option<Answer>> {
-        // Answers are by row: of one that asks for nothing, as when a prompt has more than this piece, nothing may be counted.
-        let one_token = batch.rows.iter().all(|row| row.tokens.len() == 1 && row.output.needs_logits());
         let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
         let replaced = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(replaces);
-        let at = SIZES.partition_point(|&size| size < batch.rows.len());
-        let strange = !one_token || replaced || sees_another(&batch.rows);
+        let scored = batch.rows_that_want(Output::Scores).next().is_some();
+        let at = SIZES.partition_point(|&size| size < batch.tokens.len());
+        let strange = replaced || scored || seen_by_prompts(&batch.rows) > MOST_SEEN;
         if !self.sites.causal || strange || at == SIZES.len() || batch.rows.is_empty() {
             return Ok(None);
         }
-        let rows = SIZES[at];
         let prepared = match &mut self.prepared[at] {
             Some(prepared) => prepared,
-            none => none.insert(Prepared::new(&self.gpu, &self.sites, rows).map_err(gpu_error)?),
+            none => none.insert(Prepared::new(&self.gpu, &self.sites, SIZES[at]).map_err(gpu_error)?),
         };
-        prepared.write(machine, residents, &self.sites, batch, turn)?;
-        prepared.run(body, machine, residents, choices, batch).map(Some)
+        let kind = Kind::of(batch, SIZES[at]);
+        prepared.write(machine, residents, &self.sites, batch, kind, turn)?;
+        prepared.run(body, machine, residents, choices, kind).map(Some)
     }
 }
 
-/// Whether a row sees the token that another one computes in this step: it was let in by finding the block that the token fills.
-/// A decode step stores a token and reads those before it in one launch, in whatever order.
+/// How many tokens those of prompts look at.
+fn seen_by_prompts(rows: &[Row]) -> usize {
+    let prompts = rows.iter().filter(|row| row.tokens.len() > 1);
+    prompts.map(|row| row.tokens.len() * (row.start + row.tokens.len())).sum()
+}
+
+/// Whether a row sees a token that another one computes in this step: it was let in by finding the block that the token fills.
 fn sees_another(rows: &[Row]) -> bool {
-    let block = |row: &Row, position: usize| row.blocks.get(position / BLOCK_TOKENS).copied();
-    let filling = rows.iter().filter(|row| (row.start + 1).is_multiple_of(BLOCK_TOKENS));
-    let filled: HashSet<BlockId> = filling.filter_map(|row| block(row, row.start)).collect();
-    let begins = |row: &&Row| row.start > 0 && row.start.is_multiple_of(BLOCK_TOKENS);
-    rows.iter().filter(begins).filter_map(|row| block(row, row.start - 1)).any(|before| filled.contains(&before))
+    let filled = |row: &Row| row.start / BLOCK_TOKENS..(row.start + row.tokens.len()) / BLOCK_TOKENS;
+    let filled: HashSet<BlockId> = rows.iter().flat_map(|row| row.blocks[filled(row)].iter().copied()).collect();
+    // Blocks that are full before its first token.
+    let found = |row: &Row| row.start / BLOCK_TOKENS;
+    rows.iter().flat_map(|row| &row.blocks[..found(row)]).any(|block| filled.contains(block))
+}
+
+impl Kind {
+    /// The kind of a batch that is padded to so many tokens.
+    fn of(batch: &Batch, size: usize) -> Self {
+        let patched = |adapter: &crate::adapter::Adapter| !adapter.patches.is_empty();
+        let asking = batch.rows.iter().filter(|row| row.output.needs_logits()).count();
+        Self {
+            adapted: batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(patched),
+            drawn: batch.rows.iter().any(|row| row.draw.is_some()),
+            short: batch.rows.iter().all(|row| row.start + row.tokens.len() <= SHORT),
+            before: batch.rows.len() < batch.tokens.len() || sees_another(&batch.rows),
+            // Padded to few numbers: each of them is a graph of its own.
+            asking: (asking < batch.tokens.len()).then(|| match asking {
+                0 => 0,
+                some => some.next_power_of_two().min(size),
+            }),
+        }
+    }
 }
 
 impl Prepared {
-    fn new(gpu: &Arc<Gpu>, sites: &SiteMap, rows: usize) -> std::result::Result<Self, GpuError> {
+    fn new(gpu: &Arc<Gpu>, sites: &SiteMap, size: usize) -> std::result::Result<Self, GpuError> {
         let max_blocks = sites.context.div_ceil(BLOCK_TOKENS);
-        let all = Slice::of_u32(gpu, &vec![0; NUMBERS * rows])?;
-        let draws = all.part(DRAWS * rows..TILES * rows);
-        let tiles = (rows > MOST_SLOT_LINES).then(|| all.part(TILES * rows..NUMBERS * rows));
-        let table = Slice::of_u32(gpu, &vec![0; rows * max_blocks])?;
-        let [ids, positions, store, slots, lengths, follows] =
-            [0, 1, 2, 3, 4, 5].map(|i| all.part(i * rows..(i + 1) * rows));
+        let numbers = Slice::of_u32(gpu, &vec![0; Numbers::all(size)])?;
+        let table = Slice::of_u32(gpu, &vec![0; size * max_blocks])?;
         let SiteMap { heads, kv_heads, head_dim, .. } = *sites;
-        let counters = decode_counters_len(rows, Heads { heads, kv_heads, head_dim });
+        let counters = decode_counters_len(size, Heads { heads, kv_heads, head_dim });
         let counters = Slice::of_u32(gpu, &vec![0; counters])?;
-        let lines =
-            || Lines { count: rows, slots: slots.clone(), tiles: tiles.clone(), replaced: vec![], adapted: false };
+        let of = |what: Numbers| numbers.part(what.at(size));
         let inputs = Inputs {
-            ids,
-            follows: Some(follows),
-            positions,
-            virtual_tokens: Some(VirtualTokens::new(gpu, rows, sites.hidden)?),
-            tokens: lines(),
-            rows: Rows::Decode { store, lengths, table: table.clone(), max_blocks, short: true, counters },
-            chosen: Some(Asked { lines: None, whose: lines() }),
+            ids: of(Numbers::Id),
+            follows: Some(of(Numbers::Follows)),
+            positions: of(Numbers::Position),
+            virtual_tokens: Some(VirtualTokens::new(gpu, size, sites.hidden)?),
+            tokens: lines(of(Numbers::Slot), of(Numbers::Tiles)),
+            rows: Rows::Decode {
+                store: of(Numbers::Store),
+                before: None,
+                lengths: of(Numbers::Length),
+                table: table.clone(),
+                max_blocks,
+                short: true,
+                counters,
+            },
+            chosen: None,
             draws: None,
             scored: None,
         };
-        let staging = || Pinned::new(gpu, 4 * rows * (NUMBERS + max_blocks));
+        let staging = || Pinned::new(gpu, 4 * (Numbers::all(size) + size * max_blocks));
         let staging = [staging()?, staging()?];
+        let nowhere = Slice::of_u32(gpu, &vec![NOWHERE; size])?;
         let (virtual_tokens, captured) = (false, HashMap::new());
-        Ok(Self { inputs, staging, numbers: all, table, max_blocks, rows, virtual_tokens, draws, captured })
+        Ok(Self { inputs, staging, numbers, table, max_blocks, size, nowhere, virtual_tokens, captured })
     }
 
-    /// Writes a batch's rows, and padding after them, where the captured step reads them, in the order of launches: the step
+    /// Writes a batch's tokens, and padding after them, where the captured step reads them, in the order of launches: the step
     /// before may still run.
     fn write(
         &mut self,
@@ -161,39 +237,45 @@ impl Prepared {
         residents: &Residents,
         sites: &SiteMap,
         batch: &Batch,
+        kind: Kind,
         turn: usize,
     ) -> Result<()> {
-        let (rows, tokens) = (self.rows, Tokens::new(machine, residents, sites, batch)?);
+        let (size, tokens) = (self.size, Tokens::new(machine, residents, sites, batch)?);
         let pinned = &mut self.staging[turn];
         let staging = pinned.u32s_mut();
-        for row in 0..rows {
-            let numbers = match batch.rows.get(row) {
-                Some(of) => {
-                    let slot = of.adapter.as_deref().and_then(|adapter| residents.get(adapter)).map_or(0, |r| r.slot);
-                    let store = stored_at(of).next().unwrap_or(NOWHERE);
-                    [tokens.ids[row], tokens.positions[row], store, slot, (of.start + 1) as u32, follows(of)]
-                }
-                None => [NOWHERE, 0, NOWHERE, 0, 0, NOWHERE],
-            };
-            numbers.into_iter().enumerate().for_each(|(i, number)| staging[i * rows + row] = number);
-        }
-        for (row, words) in staging[DRAWS * rows..TILES * rows].chunks_exact_mut(Draw::WORDS).enumerate() {
-            match batch.rows.get(row) {
-                Some(row) => words.copy_from_slice(&drawn(row)),
-                None => Draw::GREEDY.write(words),
-            }
-        }
-        // As many tiles as rows, whatever they hold: those without lines are nobody's.
-        let tiles = tiles(&staging[3 * rows..4 * rows]);
-        let (used, unused) = staging[TILES * rows..NUMBERS * rows].split_at_mut(tiles.len());
-        used.copy_from_slice(&tiles);
-        unused.fill(0);
+        let mut put = |what: Numbers, numbers: &mut dyn Iterator<Item = u32>, padding: u32| {
+            staging[what.at(size)].iter_mut().for_each(|to| *to = numbers.next().unwrap_or(padding));
+        };
+        let slot = |row: &Row| row.adapter.as_deref().and_then(|adapter| residents.get(adapter)).map_or(0, |r| r.slot);
+        let each = || batch.token_rows.iter().map(|&row| &batch.rows[row]);
+        let mut slots: Vec<u32> = each().map(slot).collect();
+        slots.resize(size, 0);
+        put(Numbers::Id, &mut tokens.ids.iter().copied(), NOWHERE);
+        put(Numbers::Position, &mut tokens.positions.iter().copied(), 0);
+        put(Numbers::Store, &mut batch.rows.iter().flat_map(stored_at), NOWHERE);
+        put(Numbers::Slot, &mut slots.iter().copied(), 0);
+        let lengths = batch.rows.iter().flat_map(|row| row.start + 1..=row.start + row.tokens.len());
+        put(Numbers::Length, &mut lengths.map(|length| length as u32), 0);
+        put(Numbers::Follows, &mut each().map(follows), NOWHERE);
+        put(Numbers::Tiles, &mut tiles(&slots).into_iter(), 0);
+        let asking = || batch.rows.iter().filter(|row| row.output.needs_logits());
+        let mut asking_slots: Vec<u32> = asking().map(slot).collect();
+        asking_slots.resize(kind.asking.unwrap_or(size), 0);
+        put(Numbers::Asked, &mut asking().map(|row| row.tokens.end as u32 - 1), 0);
+        put(Numbers::AskedSlot, &mut asking_slots.iter().copied(), 0);
+        put(Numbers::AskedTiles, &mut tiles(&asking_slots).into_iter(), 0);
+        // Who is padding takes the likeliest.
+        let mut greedy = [0; Draw::WORDS];
+        Draw::GREEDY.write(&mut greedy);
+        let draws = asking().map(drawn).chain(std::iter::repeat(greedy));
+        put(Numbers::Draws, &mut draws.flatten(), 0);
+        let all = Numbers::all(size);
         let width = batch.rows.iter().map(|row| row.blocks.len()).max().unwrap_or(0).min(self.max_blocks);
-        let tables = staging[NUMBERS * rows..].chunks_mut(width.max(1)).zip(&batch.rows);
+        let tables = staging[all..].chunks_mut(width.max(1)).zip(each());
         tables.for_each(|(table, row)| table.iter_mut().zip(&row.blocks).for_each(|(to, block)| *to = block.0));
-        self.numbers.write_from(pinned, 0..4 * NUMBERS * rows).map_err(gpu_error)?;
+        self.numbers.write_from(pinned, 0..4 * all).map_err(gpu_error)?;
         if width > 0 {
-            let (from, count) = (4 * NUMBERS * rows, batch.rows.len());
+            let (from, count) = (4 * all, batch.tokens.len());
             self.table.write_rows(pinned, from, width, count, self.max_blocks).map_err(gpu_error)?;
         }
         if let Some(on_gpu) =
@@ -205,29 +287,37 @@ impl Prepared {
         Ok(())
     }
 
+    /// Makes the inputs those of a kind of steps.
+    fn turn_to(&mut self, kind: Kind) {
+        let (size, rows) = (self.size, kind.asking.unwrap_or(self.size));
+        let of = |what: Numbers, each: usize| {
+            let from = what.at(size).start;
+            self.numbers.part(from..from + each * rows)
+        };
+        let whose = Lines { adapted: kind.adapted, ..lines(of(Numbers::AskedSlot, 1), of(Numbers::AskedTiles, 3)) };
+        let asked = kind.asking.map(|_| of(Numbers::Asked, 1));
+        self.inputs.chosen = (rows > 0).then_some(Asked { lines: asked, whose });
+        self.inputs.draws = kind.drawn.then(|| of(Numbers::Draws, Draw::WORDS));
+        self.inputs.tokens.adapted = kind.adapted;
+        if let Rows::Decode { short, before, .. } = &mut self.inputs.rows {
+            *short = kind.short;
+            *before = kind.before.then(|| self.nowhere.clone());
+        }
+    }
+
     fn run(
         &mut self,
         body: &Body,
         machine: &Machine,
         residents: &Residents,
         choices: &Choices,
-        batch: &Batch,
+        kind: Kind,
     ) -> Result<Answer> {
-        let patched = |adapter: &crate::adapter::Adapter| !adapter.patches.is_empty();
-        let adapted = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(patched);
-        let drawn = batch.rows.iter().any(|row| row.draw.is_some());
-        let all_short = batch.rows.iter().all(|row| row.start < SHORT);
-        let kind = (adapted, drawn, all_short);
-        let shape = if adapted { residents.tables.shape() } else { 0 };
+        let shape = if kind.adapted { residents.tables.shape() } else { 0 };
         if let Some(captured) = self.captured.get(&kind).filter(|captured| captured.shape == shape) {
             return captured.launch();
         }
-        if let Rows::Decode { short, .. } = &mut self.inputs.rows {
-            *short = all_short;
-        }
-        self.inputs.tokens.adapted = adapted;
-        self.inputs.chosen.iter_mut().for_each(|asked| asked.whose.adapted = adapted);
-        self.inputs.draws = drawn.then(|| self.draws.clone());
+        self.turn_to(kind);
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
         // Launch by launch this time: then whatever has to be loaded or taken is there when it is captured. Its answer is the step's.
         machine.ahead.note();
@@ -243,11 +333,18 @@ impl Prepared {
         match graph {
             Ok(graph) => drop(self.captured.insert(kind, Captured { shape, graph, logits })),
             Err(Capture(error)) => {
-                tracing::warn!(%error, rows = self.rows, "a decode step could not be captured");
+                tracing::warn!(%error, tokens = self.size, "a step could not be captured");
             }
         }
         Ok(answer)
     }
+}
+
+/// The lines of a matrix whose adapters' slots are given, and as many tiles.
+fn lines(slots: Slice, tiles: Slice) -> Lines {
+    let count = slots.len();
+    let tiles = (count > MOST_SLOT_LINES).then_some(tiles);
+    Lines { count, slots, tiles, replaced: vec![], adapted: false }
 }
 
 /// What goes wrong while a step is captured.

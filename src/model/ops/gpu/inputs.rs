@@ -21,7 +21,7 @@ pub use lines::Lines;
 pub use made::Tokens;
 use staged::Staged;
 
-/// Rows of at most so many tokens are short: fewer blocks share them out.
+/// Tokens that see at most so many are short-sighted: fewer blocks share them out.
 pub const SHORT: usize = 256;
 
 /// A line that is nowhere: padding, or a token that is not stored.
@@ -47,16 +47,19 @@ pub struct Inputs {
 
 /// What the rows' tokens see.
 pub enum Rows {
-    /// One token each; the next step's lengths and blocks may be written in their place.
+    /// Each token looks for itself at what is before it; the next step's lengths and blocks may be written in their place.
     Decode {
-        /// Where tokens are stored, [rows] u32.
+        /// Where tokens are stored, [tokens] u32.
         store: Slice,
-        /// [rows] u32, the new token included; 0 is padding.
+        /// Present if some token sees what the step computes of another: then all are stored before any looks. As many slots
+        /// that are nowhere, [tokens] u32.
+        before: Option<Slice>,
+        /// [tokens] u32: how many each sees, itself included; 0 is padding.
         lengths: Slice,
-        /// [rows, max_blocks] u32.
+        /// Of each token's row, [tokens, max_blocks] u32.
         table: Slice,
         max_blocks: usize,
-        /// Whether no row has more than [`SHORT`] tokens.
+        /// Whether no token sees more than [`SHORT`].
         short: bool,
         /// See [`repertoire_kernels::cuda::Decode::counters`].
         counters: Slice,

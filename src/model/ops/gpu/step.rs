@@ -159,7 +159,11 @@ impl Ops for Step<'_> {
         let out = self.activations(heads.heads * heads.head_dim)?;
         let on_gpu = heads_of(heads);
         match &self.inputs.rows {
-            Rows::Decode { store: slots, lengths, table, max_blocks, short, counters } => {
+            Rows::Decode { store, before, lengths, table, max_blocks, short, counters } => {
+                if before.is_some() {
+                    rotate_store(device, query, key, value, on_gpu, rotary, Some((&layer, store))).map_err(gpu)?;
+                }
+                let (slots, rotary) = before.as_ref().map_or((store, rotary), |nowhere| (nowhere, None));
                 let splits = self.splits(heads, *short);
                 let scratch = decode_scratch_len(self.lines(), splits, on_gpu);
                 let scratch = (scratch > 0).then(|| self.memory(Dtype::F32, scratch)).transpose()?;
