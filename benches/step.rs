@@ -28,7 +28,7 @@ fn scheduler(c: &mut Criterion) {
                     (scheduler, steps) = (fresh(), 0);
                 }
                 steps += 1;
-                let plan = scheduler.plan(1 << 16);
+                let plan = scheduler.plan(1 << 16, |_| true);
                 plan.rows.iter().for_each(|row| scheduler.grow(row.unit, &[(0, row.unit.0 as u32)]));
                 plan.rows.len()
             });

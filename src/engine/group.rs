@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::adapter::Lease;
-use crate::model::{Draw, Output};
+use crate::model::{Draw, Held, Output};
 
 use super::beams::Beams;
 use super::sample::{Samples, Stepped};
@@ -18,6 +18,10 @@ pub struct Group {
     /// Until the scheduler has it.
     pub prompt: Vec<u32>,
     pub adapter: Option<Lease>,
+    /// Keeps the adapter on the device, once it runs.
+    pub held: Option<Held>,
+    /// Since when it could run if its adapter were there.
+    pub called: Option<Instant>,
     pub answer: Answer,
     pub demand: Demand,
     pub deadline: Option<Deadline>,
@@ -56,7 +60,18 @@ impl Group {
     ) -> Self {
         let ids = prompt.iter().enumerate();
         let virtual_tokens: Vec<usize> = ids.filter(|&(_, &id)| id as usize >= vocab).map(|(at, _)| at).collect();
-        Self { prompt, virtual_tokens, adapter, answer, demand, deadline, cached_tokens: 0, events }
+        Self {
+            prompt,
+            virtual_tokens,
+            adapter,
+            held: None,
+            called: None,
+            answer,
+            demand,
+            deadline,
+            cached_tokens: 0,
+            events,
+        }
     }
 
     /// Whether nobody listens any more.

@@ -120,9 +120,9 @@ impl Shared {
     }
 
     /// Who runs and waits now, `arriving` requests for their adapters.
-    pub(super) fn note(&self, scheduler: &Scheduler, arriving: usize) {
+    pub(super) fn note(&self, scheduler: &Scheduler) {
         self.running.store(scheduler.running(), Ordering::Relaxed);
-        self.waiting.store(scheduler.waiting() + arriving, Ordering::Relaxed);
+        self.waiting.store(scheduler.waiting(), Ordering::Relaxed);
         self.free_blocks.store(scheduler.pool().available(), Ordering::Relaxed);
         self.cached_blocks.store(scheduler.pool().cached(), Ordering::Relaxed);
         self.preemptions.store(scheduler.preemptions(), Ordering::Relaxed);

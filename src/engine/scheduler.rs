@@ -156,14 +156,14 @@ impl Scheduler {
     }
 
     /// Plans the next step: who is let in, every branch that decodes, then at most `prompt_tokens` tokens of prompts
-    /// (at least one if nothing else runs).
+    /// (at least one if nothing else runs). Who has its turn is let in if it is `ready`: where that says no, others go before it.
     ///
     /// Taken as said that the plans before were or will be carried out, unless [`Self::fail`] says otherwise.
-    pub fn plan(&mut self, prompt_tokens: usize) -> Plan {
+    pub fn plan(&mut self, prompt_tokens: usize, ready: impl FnMut(UnitId) -> bool) -> Plan {
         self.pool.begin_step();
         // First, because who finds all it knows decodes in this step.
         self.catch_up();
-        self.admit();
+        self.admit(ready);
         let mut plan = Plan::default();
         for id in self.ranked() {
             self.decode(&mut plan, id);
@@ -228,7 +228,7 @@ impl Scheduler {
 
     /// Lets waiting units in as long as branches and blocks last: by priority, then whom a client already hears before those who have
     /// not begun, then the adapter that was served least, then age.
-    fn admit(&mut self) {
+    fn admit(&mut self, mut ready: impl FnMut(UnitId) -> bool) {
         let mut branches = self.running();
         if branches >= self.budget.running {
             return;
@@ -245,9 +245,13 @@ impl Scheduler {
             }
             let Some(mut unit) = self.waiting.remove(&id) else { return };
             unit.adopt_all(&mut self.pool);
-            if !self.has_room(&unit) {
+            let has_room = self.has_room(&unit);
+            if !has_room || !ready(id) {
                 unit.give_back(&mut self.pool);
                 self.waiting.insert(id, unit);
+                if has_room {
+                    continue;
+                }
                 return;
             }
             self.shares.starts(unit.adapter);

@@ -4,6 +4,7 @@
 //! and hands out those choices, and prepares what comes next. A request that turns out to have ended has then computed one token
 //! more, which nobody hears of; its blocks may be taken at once, as whoever takes them writes them after that.
 
+mod calls;
 mod deliver;
 mod flight;
 
@@ -24,6 +25,7 @@ use super::handle::Shared;
 use super::pace::Pace;
 use super::sampler::Sampler;
 use super::scheduler::{Plan, PlannedRow, Scheduler, UnitId};
+use calls::Calls;
 use flight::{Flight, Place, places};
 
 /// How long is waited for adapters before somebody looks again, when nothing else runs.
@@ -46,8 +48,6 @@ pub struct Worker {
     scheduler: Scheduler,
     pace: Pace,
     groups: BTreeMap<UnitId, Group>,
-    /// Those of them whose adapters are on their way to the device; the scheduler does not know them yet.
-    arriving: Vec<UnitId>,
     /// Steps under way, the one that ends first in front: two while the results of the first are waited for.
     flights: VecDeque<Flight>,
     /// When the last step was over.
@@ -76,7 +76,6 @@ impl Worker {
             scheduler,
             pace,
             groups: BTreeMap::new(),
-            arriving: Vec::new(),
             flights: VecDeque::new(),
             landed: Instant::now(),
             sampler: Sampler::new(),
@@ -99,8 +98,7 @@ impl Worker {
         self.drop_the_unwanted();
         // A panic in our own bookkeeping fails what is inside; the engine starts over and lives on.
         let gone_on = catch_unwind(AssertUnwindSafe(|| {
-            self.let_in();
-            if self.groups.len() > self.arriving.len() || !self.flights.is_empty() {
+            if !self.groups.is_empty() || !self.flights.is_empty() {
                 self.step();
             }
         }));
@@ -128,14 +126,15 @@ impl Worker {
             };
             match command {
                 Command::Drain => self.draining = true,
-                Command::Submit(group) => {
+                Command::Submit(mut group) => {
                     if self.groups.is_empty() && self.pace.is_of_a_warm_model() {
                         gathers = Some(Instant::now());
                     }
                     let id = UnitId(self.next);
                     self.next += 1;
+                    let adapter = group.adapter.as_ref().map(|lease| lease.digest);
+                    self.scheduler.enqueue(id, group.demand, adapter, std::mem::take(&mut group.prompt));
                     self.groups.insert(id, *group);
-                    self.arriving.push(id);
                 }
             }
         }
@@ -147,33 +146,6 @@ impl Worker {
         match left.filter(|left| !left.is_zero()) {
             Some(left) => self.commands.recv_timeout(left).ok(),
             None => self.commands.try_recv().ok(),
-        }
-    }
-
-    /// Gives the scheduler those whose adapters are on the device.
-    fn let_in(&mut self) {
-        let Self { model, groups, scheduler, flights, shared, .. } = self;
-        self.arriving.retain(|id| {
-            let Some(group) = groups.get_mut(id) else { return false };
-            let idle = flights.is_empty() && scheduler.running() + scheduler.waiting() == 0;
-            let arrived = group.adapter.as_ref().map_or(Ok(true), |lease| model.call(lease.adapter(), idle));
-            match arrived {
-                Ok(false) => return true,
-                Ok(true) => {
-                    let adapter = group.adapter.as_ref().map(|lease| lease.digest);
-                    scheduler.enqueue(*id, group.demand, adapter, std::mem::take(&mut group.prompt));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "an adapter could not be brought to the device");
-                    group.fail(EngineError::Step(error.to_string()));
-                    groups.remove(id);
-                    shared.left();
-                }
-            }
-            false
-        });
-        if !self.arriving.is_empty() && self.arriving.len() == self.groups.len() && self.flights.is_empty() {
-            std::thread::sleep(NOTHING_ELSE_TO_DO);
         }
     }
 
@@ -231,9 +203,21 @@ impl Worker {
         let plan = {
             let _timer = profile::time(Part::Plan);
             let (decoding, prompts) = (self.scheduler.decoding(), self.scheduler.prompts());
-            self.scheduler.plan(self.pace.prompt_tokens(decoding, prompts))
+            let tokens = self.pace.prompt_tokens(decoding, prompts);
+            let Self { scheduler, model, groups, .. } = self;
+            let mut calls = Calls::default();
+            let plan = scheduler
+                .plan(tokens, |id| groups.get_mut(&id).is_some_and(|group| calls.call(&mut **model, id, group)));
+            for (id, error) in calls.failed {
+                tracing::error!(%error, "an adapter could not be brought to the device");
+                self.end(id, Some(EngineError::Step(error.to_string())));
+            }
+            plan
         };
         if plan.rows.is_empty() {
+            if self.flights.is_empty() && !self.groups.is_empty() {
+                std::thread::sleep(NOTHING_ELSE_TO_DO);
+            }
             return Ok(());
         }
         // Before anything is heard of the step: who hears an event and looks at the counts finds its request in them.
@@ -283,7 +267,7 @@ impl Worker {
     }
 
     fn note(&self) {
-        self.shared.note(&self.scheduler, self.arriving.len());
+        self.shared.note(&self.scheduler);
     }
 
     fn start_over(&mut self) {
@@ -292,7 +276,6 @@ impl Worker {
             let _ = self.finish();
         }
         self.scheduler.reset();
-        self.arriving.clear();
         for group in std::mem::take(&mut self.groups).into_values() {
             self.shared.left();
             group.fail(EngineError::Step("a step panicked".into()));

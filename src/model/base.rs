@@ -32,9 +32,10 @@ pub trait BaseModel: Send {
     /// Whether rows may ask for drawn choices ([`super::Row::draw`]). Who computes on the CPU gives logits, and the engine draws.
     fn draws(&self) -> bool;
 
-    /// Begins to bring an adapter to the base's device, where it is not, while steps go on; answers whether it is there. A step
-    /// with an adapter that is not waits for it. `idle`: no other request is under way, and adapters of earlier ones may make room.
-    fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> Result<bool>;
+    /// Begins to bring an adapter to the base's device, where it is not, while steps go on. Answers what keeps it there once it has
+    /// arrived; until then, and while those that are kept leave no room for it, it has to be called again. A step whose adapters
+    /// nobody called brings them itself, and waits.
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Held>>;
 
     /// Copies whole blocks (from, to), in all layers.
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()>;
@@ -58,6 +59,10 @@ pub trait BaseModel: Send {
     /// step is over too, and one that follows it has nothing to say.
     fn finish(&mut self) -> Result<Outputs>;
 }
+
+/// Keeps an adapter on the base's device as long as somebody has it. Where nothing has to be brought, it is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Held(pub Option<Arc<()>>);
 
 /// A step of prompts alone, measured.
 #[derive(Clone, Copy, Debug)]

@@ -30,11 +30,11 @@ fn a_long_prompt_is_cut_to_the_budget_and_decoding_goes_on_beside_it() {
     let mut s = scheduler(64, 4, 100);
     enqueue(&mut s, 1, demand(2, 10, 1));
     enqueue(&mut s, 2, demand(100, 10, 1));
-    let plan = s.plan(20);
+    let plan = s.plan(20, |_| true);
     assert_eq!(shape(&plan), [(1, 0, 2), (2, 0, 18)]);
     assert_eq!((plan.rows[0].last, plan.rows[1].last, plan.decoding, plan.prompt_tokens), (true, false, 0, 20));
     s.grow(UnitId(1), &[(0, 7)]);
-    let plan = s.plan(20);
+    let plan = s.plan(20, |_| true);
     assert_eq!(shape(&plan), [(1, 2, 1), (2, 18, 20)]);
     assert_eq!((&plan.rows[0].tokens[..], plan.decoding, plan.prompt_tokens), (&[7][..], 1, 20));
 }
@@ -47,7 +47,7 @@ fn a_higher_priority_is_admitted_first_and_equal_ones_in_order() {
     }
     let mut order = vec![];
     while s.waiting() > 0 {
-        let unit = s.plan(64).rows[0].unit;
+        let unit = s.plan(64, |_| true).rows[0].unit;
         order.push(unit.0);
         s.end(unit);
     }
@@ -58,9 +58,9 @@ fn a_higher_priority_is_admitted_first_and_equal_ones_in_order() {
 fn branches_share_the_prompt_and_copy_a_block_only_when_they_write_it() {
     let mut s = scheduler(64, 8, 100);
     enqueue(&mut s, 1, demand(20, 30, 3));
-    s.plan(64);
+    s.plan(64, |_| true);
     s.grow(UnitId(1), &[(0, 1), (0, 2), (0, 3)]);
-    let plan = s.plan(64);
+    let plan = s.plan(64, |_| true);
     // The first block is full and stays shared; of the second, two branches get copies and the last keeps it.
     assert_eq!(plan.copies.len(), 2);
     let firsts: HashSet<_> = plan.rows.iter().map(|row| row.blocks[0]).collect();
@@ -74,9 +74,9 @@ fn an_encoder_row_longer_than_the_budget_runs_alone() {
     let encoder = |prompt| Demand { cached: false, answer: 0, ..demand(prompt, 0, 1) };
     enqueue(&mut s, 1, encoder(30));
     enqueue(&mut s, 2, encoder(3));
-    assert_eq!(shape(&s.plan(64)), [(1, 0, 30)]);
+    assert_eq!(shape(&s.plan(64, |_| true)), [(1, 0, 30)]);
     s.end(UnitId(1));
-    assert_eq!(shape(&s.plan(64)), [(2, 0, 3)]);
+    assert_eq!(shape(&s.plan(64, |_| true)), [(2, 0, 3)]);
 }
 
 #[test]
@@ -87,13 +87,13 @@ fn a_prompt_is_computed_once_by_those_who_have_it_at_the_same_time_and_later() {
         s.enqueue(UnitId(id), demand(70, 5, 1), None, shared.clone());
     }
     // In the same step: the first computes the prompt, the others only what follows its full blocks.
-    assert_eq!(shape(&s.plan(1000)), [(1, 0, 70), (2, 64, 6), (3, 64, 6)]);
+    assert_eq!(shape(&s.plan(1000, |_| true)), [(1, 0, 70), (2, 64, 6), (3, 64, 6)]);
     assert_eq!([1, 2, 3].map(|id| s.found(UnitId(id))), [0, 64, 64]);
     (1..=3).for_each(|id| s.end(UnitId(id)));
     assert_eq!((s.pool().available(), s.pool().cached()), (100, 4));
     s.enqueue(UnitId(4), demand(70, 5, 1), None, shared.clone());
     s.enqueue(UnitId(5), demand(70, 5, 1), Some(Digest::of(b"an adapter")), shared);
-    assert_eq!(shape(&s.plan(1000)), [(4, 64, 6), (5, 0, 70)]);
+    assert_eq!(shape(&s.plan(1000, |_| true)), [(4, 64, 6), (5, 0, 70)]);
 }
 
 #[test]
@@ -102,12 +102,12 @@ fn a_key_value_prefix_is_written_once() {
     let adapter = Some(Digest::of(b"prefix"));
     let asked = Demand { prefix: 20, ..demand(30, 5, 1) };
     s.enqueue(UnitId(1), asked, adapter, (0..30).collect());
-    let plan = s.plan(1000);
+    let plan = s.plan(1000, |_| true);
     assert_eq!((plan.rows[0].prefix_from, plan.rows[0].start, plan.rows[0].tokens.len()), (Some(0), 20, 30));
     s.end(UnitId(1));
     // Its full blocks are found; the rest of it shares a block with the prompt.
     s.enqueue(UnitId(2), asked, adapter, (100..130).collect());
-    let plan = s.plan(1000);
+    let plan = s.plan(1000, |_| true);
     assert_eq!((plan.rows[0].prefix_from, plan.rows[0].start, plan.rows[0].tokens.len()), (Some(16), 20, 30));
 }
 
@@ -116,17 +116,17 @@ fn when_blocks_run_out_the_youngest_starts_again_and_finds_what_is_still_there()
     let mut s = scheduler(1000, 8, 5);
     enqueue(&mut s, 1, demand(30, 40, 1));
     enqueue(&mut s, 2, demand(30, 40, 1));
-    s.plan(1000);
+    s.plan(1000, |_| true);
     let mut answered = 0;
     while s.preemptions() == 0 {
         answered += 1;
         assert!(answered < 40, "five blocks are not enough for both");
         (1..=2).for_each(|id| s.grow(UnitId(id), &[(0, answered)]));
-        s.plan(1000);
+        s.plan(1000, |_| true);
     }
     assert_eq!((s.waiting(), s.running()), (1, 1));
     s.end(UnitId(1));
-    let plan = s.plan(1000);
+    let plan = s.plan(1000, |_| true);
     let row = &plan.rows[0];
     // All it knows is computed again, but for what the cache still has, and the answer goes on from there.
     assert_eq!((row.unit, row.start, row.start + row.tokens.len()), (UnitId(2), 32, 30 + answered as usize));
@@ -138,11 +138,11 @@ fn a_failed_step_takes_its_own_requests_along_and_leaves_nothing_wrong_behind() 
     let mut s = scheduler(1000, 1, 100);
     s.enqueue(UnitId(1), demand(40, 5, 1), None, (0..40).collect());
     s.enqueue(UnitId(2), demand(40, 5, 1), None, (0..40).collect());
-    let plan = s.plan(1000);
+    let plan = s.plan(1000, |_| true);
     assert_eq!(shape(&plan), [(1, 0, 40)]);
     s.fail(&plan);
     assert_eq!((s.pool().cached(), s.pool().available()), (0, 100));
-    assert_eq!(shape(&s.plan(1000)), [(2, 0, 40)]);
+    assert_eq!(shape(&s.plan(1000, |_| true)), [(2, 0, 40)]);
 }
 
 /// One adapter always has twenty requests waiting; another comes with a single one.
@@ -166,7 +166,7 @@ fn a_greedy_adapter_does_not_keep_another_from_its_turn() {
         if step == 100 {
             waits = Some(ask(&mut s, modest));
         }
-        for row in s.plan(64).rows.into_iter().filter(|row| row.last) {
+        for row in s.plan(64, |_| true).rows.into_iter().filter(|row| row.last) {
             let count = answered.entry(row.unit).or_default();
             *count += 1;
             if *count < 20 {
@@ -226,7 +226,7 @@ proptest! {
         }
         let mut done = 0;
         while done < lengths.len() {
-            let plan = s.plan(tokens);
+            let plan = s.plan(tokens, |_| true);
             prop_assert!(!plan.rows.is_empty());
             prop_assert!(plan.rows.len() == 1 || plan.prompt_tokens <= tokens);
             for row in plan.rows {

@@ -83,7 +83,7 @@ fn setting(rng: &mut StdRng) -> Setting {
     let running = rng.random_range(3..10);
     let budget = Budget { tokens: rng.random_range(running..80), running };
     let blocks = if rng.random() { 500 } else { rng.random_range(8..16) };
-    Setting { ability: Ability::Serial, faults: Faults::default(), budget, blocks }
+    Setting { ability: Ability::Serial, faults: Faults::default(), budget, blocks, room: rng.random_range(1..4) }
 }
 
 /// What is heard, but for what the cache held: that depends on who was there when.
@@ -152,7 +152,7 @@ fn the_prefix_cache_holds_the_same_and_gives_the_same() {
         let waves = rng.random_range(1..4);
         asks.iter_mut().for_each(|ask| ask.comes = rng.random_range(0..waves) * 1000);
         let budget = Budget { tokens: 8192, running: 64 };
-        let setting = Setting { ability: Ability::Serial, faults: Faults::default(), budget, blocks: 4000 };
+        let setting = Setting { ability: Ability::Serial, faults: Faults::default(), budget, blocks: 4000, room: 3 };
         // What earlier waves were answered is asked about in later ones.
         let first = run(&asks, setting);
         for (ask, events) in asks.clone().into_iter().zip(first.events) {
@@ -234,7 +234,7 @@ fn a_step_that_scores_is_waited_for_by_nobody() {
     let parameters = Parameters::default();
     let ask = Ask { prompt, parameters, scores: true, adapter: 1, priority: 0, comes: 0, leaves: None, timeout: None };
     let budget = Budget { tokens: 10, running: 8 };
-    let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 8 };
+    let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 8, room: 1 };
     let heard = run(&vec![ask; 8], setting);
     assert!(heard.events.iter().all(|events| matches!(events[..], [Event::Scores(_), ..])), "{:?}", heard.events);
     // One step each; all but the first begin while another is under way.
@@ -247,7 +247,7 @@ fn an_answer_that_only_its_length_ends_takes_no_step_too_many() {
     let prompt = vec![u32::from(LETTERS[0]); 10];
     let ask = Ask { prompt, parameters, scores: false, adapter: 0, priority: 0, comes: 0, leaves: None, timeout: None };
     let budget = Budget { tokens: 64, running: 4 };
-    let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 2 };
+    let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 2, room: 1 };
     let heard = run(&[ask], setting);
     // Of twenty steps all but the first begin while another is under way.
     assert_eq!((tokens(&heard.events[0]), heard.ahead), (20, 19));

@@ -15,7 +15,7 @@ use repertoire::app;
 use repertoire::config::{BaseConfig, Config};
 use repertoire::engine::{Engine, EngineOptions};
 use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, accept_adapter, router};
-use repertoire::model::{BaseModel, Batch, BlockId, KvShape, Outputs, Warm};
+use repertoire::model::{BaseModel, Batch, BlockId, Held, KvShape, Outputs, Warm};
 use repertoire::telemetry;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -62,8 +62,8 @@ impl BaseModel for Scripted {
         self.inner.draws()
     }
 
-    fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> TensorResult<bool> {
-        self.inner.call(adapter, idle)
+    fn call(&mut self, adapter: &Arc<Adapter>) -> TensorResult<Option<Held>> {
+        self.inner.call(adapter)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> TensorResult<()> {

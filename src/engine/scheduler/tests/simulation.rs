@@ -60,6 +60,8 @@ pub struct Simulation {
     left: BTreeMap<UnitId, Asked>,
     store: HashMap<(BlockId, usize), Content>,
     choices: std::iter::Cycle<std::vec::IntoIter<u8>>,
+    /// How often units were not ready.
+    refused: HashMap<UnitId, u8>,
     next: u64,
 }
 
@@ -79,6 +81,7 @@ impl Simulation {
             left: BTreeMap::new(),
             store: HashMap::new(),
             choices: choices.into_iter().cycle(),
+            refused: HashMap::new(),
             next: 0,
         }
     }
@@ -150,12 +153,21 @@ impl Simulation {
     fn begin(&mut self, ahead: bool) {
         let most = self.choice() % (1 + self.budget.tokens);
         let preemptions = self.scheduler.preemptions();
-        let plan = self.scheduler.plan(most);
+        let Self { scheduler, choices, refused, .. } = self;
+        let mut all_ready = true;
+        let plan = scheduler.plan(most, |id| {
+            // Nobody is refused for ever.
+            let times = refused.entry(id).or_default();
+            let ready = *times >= choices.next().unwrap_or(0) % 4;
+            *times += u8::from(!ready);
+            all_ready &= ready;
+            ready
+        });
         if ahead {
             assert_eq!(self.scheduler.preemptions(), preemptions, "somebody gave up blocks for a step ahead");
-            if plan.rows.is_empty() {
-                return;
-            }
+        }
+        if plan.rows.is_empty() && (ahead || !all_ready) {
+            return;
         }
         self.check_plan(&plan, most);
         if self.choice() % 61 == 60 {

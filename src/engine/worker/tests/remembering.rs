@@ -2,7 +2,7 @@
 //! what is asked in order and computes later: not before it is waited for.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::adapter::{Adapter, Digest, EmbeddingSite, SiteMap};
 use crate::device::{Activations, Buffer};
 use crate::engine::Parameters;
 use crate::engine::sampler::{Candidates, Weights};
-use crate::model::{BLOCK_TOKENS, BaseModel, Batch, BlockId, Choice, Draw, KvShape, Output, Outputs, Row, Warm};
+use crate::model::{BLOCK_TOKENS, BaseModel, Batch, BlockId, Choice, Draw, Held, KvShape, Output, Outputs, Row, Warm};
 
 pub const VOCAB: usize = 256;
 pub const EOS: u32 = 0;
@@ -49,6 +49,10 @@ pub struct Remembering {
     faults: Faults,
     /// Rows with this adapter cannot follow.
     stays: Digest,
+    /// How many adapters fit on the device, and those that are there or on their way.
+    room: usize,
+    there: HashMap<Digest, Arc<()>>,
+    arriving: HashSet<Digest>,
     tasks: VecDeque<Task>,
     /// What stands at a position: a digest of its token, its adapter, and what stands before.
     store: HashMap<(BlockId, usize), u64>,
@@ -59,9 +63,21 @@ pub struct Remembering {
 }
 
 impl Remembering {
-    pub fn new(ability: Ability, faults: Faults, stays: Digest) -> Self {
-        let (tasks, store, choices) = (VecDeque::new(), HashMap::new(), vec![]);
-        Self { sites: sites(), ability, faults, stays, tasks, store, choices, begun: 0, finished: 0 }
+    pub fn new(ability: Ability, faults: Faults, stays: Digest, room: usize) -> Self {
+        Self {
+            sites: sites(),
+            ability,
+            faults,
+            stays,
+            room,
+            there: HashMap::new(),
+            arriving: HashSet::new(),
+            tasks: VecDeque::new(),
+            store: HashMap::new(),
+            choices: vec![],
+            begun: 0,
+            finished: 0,
+        }
     }
 
     fn goes_wrong(&self, at: Option<usize>, step: usize) -> Result<()> {
@@ -203,8 +219,19 @@ impl BaseModel for Remembering {
         self.ability == Ability::Ahead
     }
 
-    fn call(&mut self, _: &Arc<Adapter>, _: bool) -> Result<bool> {
-        Ok(true)
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Held>> {
+        let digest = adapter.digest;
+        if !self.there.contains_key(&digest) {
+            let unkept = self.there.iter().find(|(_, held)| Arc::strong_count(held) == 1).map(|(digest, _)| *digest);
+            if self.there.len() == self.room && unkept.map(|unkept| self.there.remove(&unkept)).is_none() {
+                return Ok(None);
+            }
+            self.there.insert(digest, Arc::default());
+            self.arriving.insert(digest);
+            return Ok(None);
+        }
+        self.arriving.remove(&digest);
+        Ok(Some(Held(Some(self.there[&digest].clone()))))
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {
@@ -236,6 +263,11 @@ impl BaseModel for Remembering {
         for row in &batch.rows {
             assert!(row.follows.is_none_or(|choice| choice < choices && row.tokens.len() == 1), "no such choice");
             assert!(row.follows.is_none() || self.follows(row.adapter.as_deref()), "it cannot follow");
+            let kept = |adapter: &Arc<Adapter>| {
+                let held = self.there.get(&adapter.digest).is_some_and(|held| Arc::strong_count(held) > 1);
+                held && !self.arriving.contains(&adapter.digest)
+            };
+            assert!(row.adapter.as_ref().is_none_or(kept), "an adapter that is not on the device, or may leave it");
         }
         self.tasks.push_back(Task::Step(batch));
         Ok(())

@@ -44,6 +44,8 @@ pub struct Setting {
     pub faults: Faults,
     pub budget: Budget,
     pub blocks: usize,
+    /// Adapters that fit on the device.
+    pub room: usize,
 }
 
 /// What came of a trace.
@@ -127,13 +129,13 @@ impl Ask {
 
 /// Runs a trace to its end; requests that an empty engine could not meet hear nothing.
 pub fn run(asks: &[Ask], setting: Setting) -> Heard {
-    let Setting { ability, faults, budget, blocks } = setting;
+    let Setting { ability, faults, budget, blocks, room } = setting;
     let (adapters, leases) = (adapters(), LeaseCount::default());
     let tokenizer = Arc::new(Tokenizer::bytes());
     let (sender, receiver) = channel();
     // So fast that prompts get all there is, whatever the clock says.
     let pace = Pace::new(Some(Warm { tokens: 8192, took: Duration::from_micros(8) }));
-    let model = Box::new(Remembering::new(ability, faults, digest(3)));
+    let model = Box::new(Remembering::new(ability, faults, digest(3), room));
     let scheduler = Scheduler::new(budget, blocks);
     let mut worker = Worker::new(model, pace, scheduler, receiver, Arc::default(), Arc::default());
     let mut clients: Vec<Client> = asks.iter().map(|ask| Client { ask: ask.clone(), events: None }).collect();

@@ -29,7 +29,7 @@ pub struct Residents {
     /// Bytes that adapters take, and may take.
     bytes: usize,
     most_bytes: usize,
-    /// Counts steps, and moments at which no adapter is in use.
+    /// Counts uses.
     clock: u64,
 }
 
@@ -52,6 +52,8 @@ pub struct Resident {
     arrival: Option<Arrival>,
     bytes: usize,
     last_used: u64,
+    /// Whoever else has it keeps the adapter here.
+    held: Arc<()>,
 }
 
 impl Residents {
@@ -76,57 +78,56 @@ impl Residents {
         self.slots[*self.by_digest.get(&adapter.digest)?].as_ref()
     }
 
-    /// Begins to bring an adapter to the GPU, where it is not; answers whether it is there. Adapters used longest ago make room, but
-    /// none of the last step's unless `idle` says that nothing is under way; where there is no room, it has to be asked again.
-    pub fn call(&mut self, adapter: &Arc<Adapter>, idle: bool) -> Result<bool> {
-        self.clock += u64::from(idle);
+    /// Begins to bring an adapter to the GPU, where it is not; answers what keeps it there once it has arrived. Adapters that nobody
+    /// keeps make room, those used longest ago first; where they leave none, it has to be called again.
+    pub fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Arc<()>>> {
         self.bring(adapter, false)
     }
 
-    /// Sees that the adapters of a step are on the GPU. None of them makes room for another: together they may take more than
-    /// adapters should.
+    /// Sees that the adapters of a step are on the GPU. None of them makes room for another: those that nobody called may together
+    /// take more than adapters should.
     pub fn admit<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) -> Result<()> {
-        self.clock += 1;
         let adapters: Vec<&Arc<Adapter>> = adapters.collect();
-        for adapter in &adapters {
-            if let Some(resident) = self.by_digest.get(&adapter.digest).and_then(|&slot| self.slots[slot].as_mut()) {
-                resident.last_used = self.clock;
-            }
-        }
+        let mut held: Vec<Arc<()>> =
+            adapters.iter().filter_map(|adapter| Some(self.get(adapter)?.held.clone())).collect();
         for adapter in adapters {
-            if !self.bring(adapter, true)? {
-                let slot = self.by_digest[&adapter.digest];
-                let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
-                let arrived = arrival.map_or(Ok(()), Arrival::wait);
-                self.settle(slot, arrived)?;
+            if let Some(there) = self.bring(adapter, true)? {
+                held.push(there);
+                continue;
             }
+            let slot = self.by_digest[&adapter.digest];
+            let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
+            let arrived = arrival.map_or(Ok(()), Arrival::wait);
+            held.extend(self.settle(slot, arrived)?);
         }
         Ok(())
     }
 
-    fn bring(&mut self, adapter: &Adapter, at_once: bool) -> Result<bool> {
+    fn bring(&mut self, adapter: &Adapter, at_once: bool) -> Result<Option<Arc<()>>> {
+        self.clock += 1;
         if let Some(&slot) = self.by_digest.get(&adapter.digest) {
-            let Some(resident) = &mut self.slots[slot] else { return Ok(true) };
+            let Some(resident) = &mut self.slots[slot] else { candle_core::bail!("a slot that nobody has") };
             resident.last_used = self.clock;
             let Some(arrival) = &resident.arrival else {
                 resident.announce(adapter);
-                return Ok(true);
+                return Ok(Some(resident.held.clone()));
             };
-            let Some(arrived) = arrival.arrived() else { return Ok(false) };
-            return self.settle(slot, arrived).map(|()| true);
+            let Some(arrived) = arrival.arrived() else { return Ok(None) };
+            return self.settle(slot, arrived);
         }
         check(adapter)?;
         let upload = Arc::new(Upload::of(adapter, self.dtype));
-        let Some((slot, memory)) = self.room(upload.bytes(), at_once)? else { return Ok(false) };
+        let Some((slot, memory)) = self.room(upload.bytes(), at_once)? else { return Ok(None) };
         // Steps under way may still read what was there before.
         let taken = self.gpu.record().map_err(gpu_error)?;
         let arrival = self.courier.send(upload.clone(), memory.clone(), taken)?;
         self.place(adapter, slot, &upload, &memory, arrival);
-        Ok(false)
+        Ok(None)
     }
 
-    /// A slot, and memory of `bytes` bytes; `at_once` even where adapters then take more than they should.
+    /// A slot, and memory of `bytes` bytes, once there is room; `at_once` even where adapters then take more than they should.
     fn room(&mut self, bytes: usize, at_once: bool) -> Result<Option<(usize, Slice)>> {
+        self.settle_arrived();
         while self.bytes + bytes > self.most_bytes && self.evict() {}
         // One that is larger than all of the room comes alone.
         if self.bytes + bytes > self.most_bytes && self.bytes > 0 && !at_once {
@@ -143,14 +144,29 @@ impl Residents {
         loop {
             match Slice::new(&self.gpu, Dtype::U32, bytes / 4) {
                 Err(GpuError::OutOfMemory { .. }) if self.evict() => {}
+                // Somebody else's memory comes back when those that are kept are not any more.
+                Err(GpuError::OutOfMemory { .. }) if self.bytes > 0 && !at_once => return Ok(None),
                 memory => return Ok(Some((slot, memory.map_err(gpu_error)?))),
             }
         }
     }
 
-    /// An adapter's bytes are there: kernels may find them.
-    fn settle(&mut self, slot: usize, arrived: Result<()>) -> Result<()> {
-        let Some(resident) = &mut self.slots[slot] else { return Ok(()) };
+    /// Notes who has arrived, whoever called them: they may be gone by now.
+    fn settle_arrived(&mut self) {
+        for slot in 0..self.slots.len() {
+            let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
+            if let Some(arrived) = arrival.and_then(Arrival::arrived)
+                && let Err(error) = self.settle(slot, arrived)
+            {
+                tracing::warn!(%error, "an adapter did not arrive");
+            }
+        }
+    }
+
+    /// An adapter's bytes are there: kernels may find them. Answers what keeps it.
+    fn settle(&mut self, slot: usize, arrived: Result<()>) -> Result<Option<Arc<()>>> {
+        let Some(resident) = &mut self.slots[slot] else { return Ok(None) };
+        let held = resident.held.clone();
         resident.arrival = None;
         resident.on_device.set(arrived.is_ok());
         let patches = std::mem::take(&mut resident.patches);
@@ -158,14 +174,14 @@ impl Residents {
         if settled.is_err() {
             self.remove(slot);
         }
-        settled
+        settled.map(|()| Some(held))
     }
 
-    /// Takes the adapter that was used longest ago from the GPU; not one of this step, nor one on its way. A step under way may
+    /// Takes the adapter that was used longest ago from the GPU; not one that somebody keeps, nor one on its way. A step under way may
     /// have it: what it reads changes in the order of launches alone, and memory is given to others in that order too.
     fn evict(&mut self) -> bool {
         let unused = self.slots.iter().enumerate().filter_map(|(slot, resident)| {
-            let unused = |resident: &&Resident| resident.last_used < self.clock && resident.arrival.is_none();
+            let unused = |resident: &&Resident| Arc::strong_count(&resident.held) == 1 && resident.arrival.is_none();
             Some((resident.as_ref().filter(unused)?.last_used, slot))
         });
         let oldest = unused.min();
@@ -223,6 +239,7 @@ impl Residents {
             arrival: Some(arrival),
             bytes: upload.bytes(),
             last_used: self.clock,
+            held: Arc::default(),
         });
         self.by_digest.insert(adapter.digest, slot);
         self.bytes += upload.bytes();

@@ -1,0 +1,39 @@
+//! Adapters that requests need on the device before they run.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::group::Group;
+use crate::engine::scheduler::UnitId;
+use crate::model::BaseModel;
+
+/// How long requests of lower rank may find their adapters on the device, or room for them, before one that found none.
+const OVERTAKEN_AT_MOST: Duration = Duration::from_secs(1);
+
+/// The calls for adapters of a step's plan, in the order in which requests have their turn.
+#[derive(Default)]
+pub struct Calls {
+    /// Whether somebody has waited for so long that nobody else with an adapter goes before it.
+    overtaken: bool,
+    /// Whose adapters cannot be brought.
+    pub failed: Vec<(UnitId, candle_core::Error)>,
+}
+
+impl Calls {
+    /// Whether a request's adapter is on the device; from then on it stays there until the request ends.
+    pub fn call(&mut self, model: &mut dyn BaseModel, id: UnitId, group: &mut Group) -> bool {
+        let Some(lease) = group.adapter.as_ref().filter(|_| group.held.is_none()) else { return true };
+        if self.overtaken {
+            return false;
+        }
+        match model.call(lease.adapter()) {
+            Ok(held) => group.held = held,
+            Err(error) => self.failed.push((id, error)),
+        }
+        let there = group.held.is_some();
+        if !there {
+            let since = *group.called.get_or_insert_with(Instant::now);
+            self.overtaken |= since.elapsed() > OVERTAKEN_AT_MOST;
+        }
+        there
+    }
+}
