@@ -1,5 +1,5 @@
-//! Compiles `cuda/*.cu` with the feature `cuda`: one fatbin each, with machine code for Hopper and Ampere, and PTX for what
-//! comes after them.
+//! Compiles `cuda/*.cu` with the feature `cuda`: one fatbin each, with machine code for Hopper, and for Ampere and Ada, and PTX
+//! for what came later, whose blocks may have as little shared memory as Ada's.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn compile(nvcc: &Path, source: &Path, out: &Path) {
     let status = Command::new(nvcc)
         .args(["-fatbin", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xfatbin", "-compress-all"])
         .args(["-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_80,code=sm_80"])
-        .arg("-gencode=arch=compute_90,code=compute_90")
+        .arg("-gencode=arch=compute_80,code=compute_80")
         .arg("-o")
         .args([&fatbin, source])
         .status()

@@ -36,8 +36,13 @@ struct Tile {
     // Where the warps' sums meet: [K_WARPS, LINES, SUM_PITCH]; 8 more keep them in different banks.
     static constexpr int SUM_PITCH = ROWS + 8;
     static constexpr int SUMS = K_WARPS * LINES * SUM_PITCH * 4;
-    // Steps that there is room for: two blocks shall fit into a multiprocessor, or one where patches leave too little.
+    // Steps that there is room for: two blocks shall fit into a multiprocessor, or one where three steps and patches leave too
+    // little. Before Hopper a multiprocessor has 164 KB, or 100 KB.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    static constexpr int ROOM = (LINES == 64 && ROWS == 64 ? 96 : 76) * 1024;
+#else
     static constexpr int ROOM = (PATCHED && LINES == 64 && ROWS == 64 ? 140 : 106) * 1024;
+#endif
     static constexpr int STAGES = ROOM / STAGE < 6 ? ROOM / STAGE : 6;
     static_assert(STAGES >= 3, "copies run ahead of two steps");
     // Bytes of shared memory that a block needs.

@@ -1,7 +1,7 @@
 //! Products with all adapters of a step, in one launch: `y = rescale ⊙ (scale ⊙ (x·Wᵀ + B(A·x)) + bias)`.
 
 use super::gpu::Arg;
-use super::product::{Few, ProductScratch};
+use super::product::{Few, ProductScratch, has_room};
 use super::{Dtype, GatedProduct, Gpu, GpuError, LinesOf, MOST_RANK, MOST_SITES, Product, Sites, Slice};
 
 /// Columns of y that are finished together: sites begin at multiples of it.
@@ -10,11 +10,12 @@ const TOGETHER: usize = 4;
 const MOST_OUTPUTS: usize = (1 << 31) / MOST_RANK;
 
 /// Whether adapters of so many lines go into the product's own launch, at sites of so many outputs: 16-bit numbers, lines whose
-/// slots kernels look up one by one, and neighbouring sites that begin at multiples of 4.
+/// slots kernels look up one by one and for which a block has room, and neighbouring sites that begin at multiples of 4.
 pub fn adapts(sites: &Sites<'_>) -> bool {
     let (_, before) = sites.tables.split_last().unwrap_or((&sites.tables[0], &[]));
     matches!(sites.dtype, Dtype::F16 | Dtype::Bf16)
         && matches!(sites.lines_of, LinesOf::Slots(_))
+        && has_room(sites.shrunk.gpu(), sites.lines)
         && before.iter().all(|table| table.outputs().is_multiple_of(TOGETHER))
         && sites.tables.iter().all(|table| table.outputs() < MOST_OUTPUTS)
 }

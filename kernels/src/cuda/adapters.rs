@@ -78,7 +78,7 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
     let chunks = sites.most_rank().div_ceil(8).min(16);
     let grid = (chunks as u32, blocks, sites.tables.len() as u32);
     let shared = match sites.lines_of {
-        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => tile_bytes(TILE_LINES, 32),
+        LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => tile_bytes(gpu, TILE_LINES, 32),
         _ => 0,
     };
     let name = match sites.lines_of {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult, is_culib_present};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError};
@@ -10,14 +10,14 @@ use cudarc::nvrtc::Ptx;
 
 use super::Slice;
 use super::graph::relaxed;
-use super::sources::{self, Source};
+use super::sources::{self, PRODUCT, Source};
 
 /// The oldest architecture that the kernels are compiled for: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
 /// The oldest driver, as it counts: that of CUDA 13.0.
 const OLDEST_DRIVER: i32 = 13_000;
-/// Bytes of shared memory that the largest block takes.
-const MOST_SHARED: i32 = 153_600;
+/// Bytes of shared memory that the largest block takes for which there is no other.
+const MOST_SHARED: u32 = 98_304;
 
 /// Why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum GpuError {
     #[error("{name} has compute capability {0}.{1}; 8.0 (Ampere) or later is needed", .capability.0, .capability.1)]
     TooOld { name: String, capability: (i32, i32) },
     #[error("{name} has {bytes} bytes of shared memory for a block; {MOST_SHARED} are needed")]
-    LittleShared { name: String, bytes: i32 },
+    LittleShared { name: String, bytes: u32 },
     #[error(
         "the NVIDIA driver is of CUDA {}.{}; 13.0 (driver 580) or later is needed",
         .version / 1000,
@@ -64,6 +64,10 @@ pub struct Gpu {
     multiprocessors: u32,
     /// Bytes of shared memory of a multiprocessor, and those that each block takes beside its own.
     shared: (u32, u32),
+    /// Bytes of shared memory that a block may ask for.
+    block_bytes: u32,
+    /// See [`Gpu::is_hopper`].
+    is_hopper: OnceLock<bool>,
 }
 
 /// An argument of a kernel.
@@ -141,8 +145,9 @@ impl Gpu {
             return Err(GpuError::TooOld { name: context.name()?, capability });
         }
         let bytes = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        if bytes < MOST_SHARED {
-            return Err(GpuError::LittleShared { name: context.name()?, bytes });
+        let block_bytes = bytes.max(0) as u32;
+        if block_bytes < MOST_SHARED {
+            return Err(GpuError::LittleShared { name: context.name()?, bytes: block_bytes });
         }
         // SAFETY: no memory exists yet, and memory is used on the one stream of its GPU alone: launches check it.
         unsafe { context.disable_event_tracking() };
@@ -155,8 +160,10 @@ impl Gpu {
         ];
         let shared = (context.attribute(shared[0])? as u32, context.attribute(shared[1])? as u32);
         let (modules, functions) = (Mutex::default(), Mutex::default());
-        let gpu = Self { context, stream, modules, functions, multiprocessors, shared };
+        let is_hopper = OnceLock::new();
+        let gpu = Self { context, stream, modules, functions, multiprocessors, shared, block_bytes, is_hopper };
         gpu.load_all()?;
+        let _ = gpu.is_hopper.set(gpu.loads_hopper()?);
         Ok(Arc::new(gpu))
     }
 
@@ -188,6 +195,25 @@ impl Gpu {
     /// Bytes of shared memory that the blocks of a multiprocessor have together.
     pub(super) fn shared_bytes(&self) -> u32 {
         self.shared.0
+    }
+
+    /// Bytes of it that a block may ask for.
+    pub(super) fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    /// Whether kernels are those compiled for Hopper: others take less shared memory, as GPUs before have less.
+    pub(super) fn is_hopper(&self) -> bool {
+        self.is_hopper.get().copied().unwrap_or_default()
+    }
+
+    fn loads_hopper(&self) -> Result<bool, GpuError> {
+        let function = self.function(&PRODUCT, "product_bf16_8_16", 0)?;
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        let mut version = 0;
+        // SAFETY: it writes one number; the function is there.
+        unsafe { sys::cuFuncGetAttribute(&raw mut version, attribute, function.cu_function()) }.result()?;
+        Ok(version >= 90)
     }
 
     /// Bytes of them that each block takes beside what it asks for.

@@ -9,7 +9,7 @@ use super::{Dtype, Gpu, GpuError, Slice};
 use crate::cpu::Activation;
 
 use few::splits;
-pub(super) use few::{Few, tile_bytes};
+pub(super) use few::{Few, has_room, tile_bytes};
 
 /// The most lines of a [`product`] or a [`gated_product`].
 pub const FEW_LINES: usize = 64;

@@ -2,7 +2,7 @@
 
 use super::super::gpu::Arg;
 use super::super::sources::{ADAPTED, NORMED, PRODUCT};
-use super::super::{Dtype, Gpu, GpuError};
+use super::super::{Dtype, Gpu, GpuError, MOST_SITES};
 
 /// k that blocks share out among splits.
 const UNIT: usize = 256;
@@ -79,7 +79,7 @@ impl Few {
         let grid = (self.row_blocks as u32, self.splits as u32, 1);
         // All lines in whole steps, and the zeros of those that are not there.
         let kept = 2 * lines * inputs.next_multiple_of(STEP) + 16;
-        let bytes = tile_bytes(self.tile.lines, self.tile.rows) + kept as u32;
+        let bytes = tile_bytes(gpu, self.tile.lines, self.tile.rows) + kept as u32;
         // SAFETY: the caller vouches for the arguments.
         unsafe { gpu.launch(&NORMED, name, grid, self.tile.threads(), bytes, args) }
     }
@@ -89,7 +89,7 @@ impl Few {
         // Those that a block may meet: it keeps something for each of them.
         let wide = outputs.iter().all(|outputs| *outputs >= self.tile.rows);
         let met = if wide { outputs.len().min(2) } else { outputs.len() };
-        let bytes = self.tile.patched_bytes(met);
+        let bytes = patched_bytes(gpu, self.tile.lines, self.tile.rows, met);
         // Kernels are compiled so that two blocks have registers enough.
         let resident = (gpu.shared_bytes() / (bytes + gpu.reserved_bytes())).clamp(1, 2) as usize;
         let blocks = self.row_blocks * self.splits;
@@ -103,7 +103,7 @@ impl Few {
     /// The arguments are those of `cuda/product.cu`, of memory that is there.
     pub unsafe fn launch(&self, gpu: &Gpu, args: &[Arg]) -> Result<(), GpuError> {
         let grid = (self.row_blocks as u32, self.splits as u32, 1);
-        let bytes = tile_bytes(self.tile.lines, self.tile.rows);
+        let bytes = tile_bytes(gpu, self.tile.lines, self.tile.rows);
         // SAFETY: the caller vouches for the arguments.
         unsafe { gpu.launch(&PRODUCT, self.tile.names.plain, grid, self.tile.threads(), bytes, args) }
     }
@@ -142,20 +142,33 @@ impl Tile {
     fn threads(&self) -> u32 {
         if self.rows == 16 { 128 } else { 256 }
     }
-
-    /// As `cuda/tile.cuh` counts them, and those of adapters that change outputs of `sites` of them: sums, and what slots are.
-    fn patched_bytes(&self, sites: usize) -> u32 {
-        let room = if (self.lines, self.rows) == (64, 64) { 140 << 10 } else { ROOM };
-        shared_bytes(self.lines, self.rows, room) + (self.lines * ((self.rows + 8) * 4 + sites * 16)) as u32
-    }
 }
 
-/// Shared memory of a block of which two fit into a multiprocessor.
-const ROOM: usize = 106 << 10;
-
 /// Shared memory of a block without adapters.
-pub fn tile_bytes(lines: usize, rows: usize) -> u32 {
-    shared_bytes(lines, rows, ROOM)
+pub fn tile_bytes(gpu: &Gpu, lines: usize, rows: usize) -> u32 {
+    shared_bytes(lines, rows, room(gpu, lines, rows, false))
+}
+
+/// The same with adapters that change outputs of `sites` of them: sums, and what slots are.
+fn patched_bytes(gpu: &Gpu, lines: usize, rows: usize, sites: usize) -> u32 {
+    shared_bytes(lines, rows, room(gpu, lines, rows, true)) + (lines * ((rows + 8) * 4 + sites * 16)) as u32
+}
+
+/// Whether a block of the GPU has shared memory for so many lines with adapters.
+pub fn has_room(gpu: &Gpu, lines: usize) -> bool {
+    patched_bytes(gpu, 8 << class(lines), 64, MOST_SITES) <= gpu.block_bytes()
+}
+
+/// Shared memory for a block's steps, as `cuda/tile.cuh` says.
+fn room(gpu: &Gpu, lines: usize, rows: usize, patched: bool) -> usize {
+    let largest = (lines, rows) == (64, 64);
+    let kilobytes = match (gpu.is_hopper(), largest) {
+        (true, true) if patched => 140,
+        (true, _) => 106,
+        (false, true) => 96,
+        (false, false) => 76,
+    };
+    kilobytes << 10
 }
 
 /// Bytes of shared memory of a block, as `cuda/tile.cuh` counts them: as many steps of weights and x as there is room for, or the
