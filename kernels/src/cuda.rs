@@ -62,4 +62,4 @@ pub use product::{
 };
 pub use rotary::{Rotary, rotate_store};
 pub use sample::{Draw, sample, sample_scratch_len};
-pub use table::{LowRank, MOST_RANK, SitePatch, Table};
+pub use table::{LowRank, MOST_RANK, SitePatch, Table, set_slot};

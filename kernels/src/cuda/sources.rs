@@ -40,6 +40,7 @@ sources! {
     PRODUCT = "product";
     ROTARY = "rotary";
     SAMPLE = "sample";
+    TABLE = "table";
 }
 
 /// Whether they were compiled into this program.

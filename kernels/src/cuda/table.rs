@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::gpu::Arg;
-use super::{Gpu, GpuError, Slice};
+use super::gpu::{Arg, count};
+use super::sources::TABLE;
+use super::{Dtype, Gpu, GpuError, Slice};
 
 /// The highest rank.
 pub const MOST_RANK: usize = 256;
@@ -76,16 +77,13 @@ impl Table {
         Ok(Self { entries, patches: vec![SitePatch::default(); slots], inputs, outputs, most_rank })
     }
 
-    /// Puts a patch into a slot, in the order of launches; what was there before may be dropped.
+    /// Puts a patch into a slot; see [`set_slot`].
     ///
     /// # Panics
-    /// If a shape or a dtype does not fit, or the slot is 0 or not there.
+    /// As that does.
     pub fn set(&mut self, slot: usize, patch: SitePatch) -> Result<(), GpuError> {
-        assert!(slot != 0 && slot < self.patches.len(), "slot {slot} of {}", self.patches.len());
-        let entry = self.entry(&patch);
-        self.entries.part(slot * ENTRY..(slot + 1) * ENTRY).write(&entry.bytes())?;
-        self.patches[slot] = patch;
-        Ok(())
+        let gpu = self.entries.gpu().clone();
+        set_slot(&gpu, slot, [(self, patch)])
     }
 
     /// Allows ranks up to `most_rank`, if they were not allowed before; then launches are no longer those that were captured.
@@ -148,6 +146,39 @@ impl Table {
         }
         entry
     }
+}
+
+/// Puts patches into a slot of several tables, in the order of launches; what was there before may be dropped. However many they
+/// are, it is a copy and a launch.
+///
+/// # Panics
+/// If a shape or a dtype does not fit, or the slot is 0 or not there.
+pub fn set_slot<'a>(
+    gpu: &Arc<Gpu>,
+    slot: usize,
+    patches: impl IntoIterator<Item = (&'a mut Table, SitePatch)>,
+) -> Result<(), GpuError> {
+    let patches: Vec<_> = patches.into_iter().collect();
+    if patches.is_empty() {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    for (table, patch) in &patches {
+        assert!(slot != 0 && slot < table.patches.len(), "slot {slot} of {}", table.patches.len());
+        bytes.extend(table.entry(patch).bytes());
+        let to = table.entries.part(slot * ENTRY..(slot + 1) * ENTRY);
+        bytes.extend([to.pointer_for(&table.entries), 0].map(u64::to_le_bytes).concat());
+    }
+    let entries = Slice::new(gpu, Dtype::U32, bytes.len() / 4)?;
+    entries.write(&bytes)?;
+    let args = [Arg::slice(&entries), Arg::count(patches.len())];
+    let blocks = count(patches.len().div_ceil(32));
+    // SAFETY: entries and where they go are there; the kernel leaves out threads past the last.
+    unsafe { gpu.launch(&TABLE, "set_entries", (blocks, 1, 1), 128, 0, &args) }?;
+    for (table, patch) in patches {
+        table.patches[slot] = patch;
+    }
+    Ok(())
 }
 
 impl Entry {

@@ -1,9 +1,10 @@
 //! The tables that kernels look into for what adapters change: one for each site, and one for heads.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use repertoire_kernels::cuda::{Gpu, GpuError, MOST_RANK, SitePatch, Table};
+use repertoire_kernels::cuda::{Gpu, GpuError, MOST_RANK, SitePatch, Table, set_slot};
 
 use crate::adapter::{SiteId, SiteMap};
 use crate::model::ops::gpu::groups::groups;
@@ -69,31 +70,37 @@ impl Tables {
 
     /// Puts an adapter's patches into a slot. Ranks are at most [`MOST_RANK`].
     pub fn set(&mut self, slot: usize, patches: Patches) -> Result<(), GpuError> {
-        for (site, patch) in patches.linears {
-            self.open(site, rank(&patch), patch.rescale_in.is_some())?;
-            if let Some(site) = &mut self.by_site[site] {
-                site.table.set(slot, patch)?;
+        for (site, patch) in &patches.linears {
+            self.open(*site, rank(patch), patch.rescale_in.is_some())?;
+        }
+        if let Some(patch) = &patches.head {
+            let room = room_for(rank(patch));
+            match &mut self.heads {
+                Some(heads) => drop(heads.allow_rank(room)),
+                none => *none = Some(Table::new(&self.gpu, self.sites.hidden, 1, room, SLOTS)?),
             }
         }
-        let Some(patch) = patches.head else { return Ok(()) };
-        let room = room_for(rank(&patch));
-        match &mut self.heads {
-            Some(heads) => {
-                heads.allow_rank(room);
-                heads.set(slot, patch)
-            }
-            none => none.insert(Table::new(&self.gpu, self.sites.hidden, 1, room, SLOTS)?).set(slot, patch),
-        }
+        let Patches { linears, head } = patches;
+        let mut linears: HashMap<usize, SitePatch> = linears.into_iter().collect();
+        self.write(slot, |site| linears.remove(&site), head)
     }
 
     /// Empties a slot, and lets go of the memory that its patches were in. Nobody reads it until somebody else has it.
     pub fn clear(&mut self, slot: usize, sites: &[usize]) -> Result<(), GpuError> {
-        for &site in sites {
-            if let Some(site) = &mut self.by_site[site] {
-                site.table.set(slot, SitePatch::default())?;
-            }
-        }
-        self.heads.as_mut().map_or(Ok(()), |heads| heads.set(slot, SitePatch::default()))
+        let changed = |site| sites.binary_search(&site).is_ok().then(SitePatch::default);
+        self.write(slot, changed, Some(SitePatch::default()))
+    }
+
+    /// Writes a slot of the sites' tables that are there and of the heads', where there is a patch for it.
+    fn write(
+        &mut self,
+        slot: usize,
+        mut of_site: impl FnMut(usize) -> Option<SitePatch>,
+        head: Option<SitePatch>,
+    ) -> Result<(), GpuError> {
+        let tables = self.by_site.iter_mut().enumerate();
+        let linears = tables.filter_map(|(i, site)| Some((&mut site.as_mut()?.table, of_site(i)?)));
+        set_slot(&self.gpu, slot, linears.chain(self.heads.as_mut().zip(head)))
     }
 
     /// Sees that a site's group has tables with room for a rank.
