@@ -4,9 +4,22 @@
 
 using namespace products;
 
+// k of a step of what shrinks a tile.
+constexpr int STEP = Tile<bf16, 1, 1, 1>::STEP;
+
+// How the sites' inputs and a list of tiles are shared out.
+struct Shares {
+    uint32_t tiles;  // of the list; those without lines come last
+    uint32_t sites;
+    uint32_t parts;  // of a site's inputs, each with an h of its own: [parts, sites, lines, pitch]
+
+    __device__ __forceinline__ int site() const { return blockIdx.z % sites; }
+    __device__ __forceinline__ int part() const { return blockIdx.z / sites; }
+};
+
 // A tile of the host's list, cut where the lines end.
-__device__ __forceinline__ Run tile_at(const uint32_t* tiles, int lines) {
-    const uint32_t* tile = tiles + blockIdx.y * 3;
+__device__ __forceinline__ Run tile_at(const uint32_t* tiles, uint32_t index, int lines) {
+    const uint32_t* tile = tiles + index * 3;
     const int first = min(tile[1], lines);
     return {tile[0], first, static_cast<int>(min(min(tile[2], static_cast<uint32_t>(TILE_LINES)), lines - first))};
 }
@@ -23,7 +36,8 @@ __device__ __forceinline__ Chunk chunk_of_block() {
 // Up to 64 lines: grid [chunks of ranks, lines, sites]. `h` is [sites, lines, pitch].
 template <typename T>
 __device__ __forceinline__ void shrink_slots(
-    const T* x, const uint32_t* lines_of, const Entry* table, uint32_t slots, float* h, int lines, int inputs, int pitch) {
+    const T* x, const uint32_t* lines_of, const Entry* table, uint32_t slots, float* h, int lines, int inputs, int pitch,
+    const Shares&) {
     const Run run = run_at(lines_of, blockIdx.y, lines);
     if (run.lines == 0) return;
     const Entry entry = entry_of(table, slots, run.slot);
@@ -31,34 +45,50 @@ __device__ __forceinline__ void shrink_slots(
     shrink<THREADS>(entry, x + static_cast<size_t>(run.first) * inputs, h, run.lines, inputs, pitch, chunk_of_block());
 }
 
-// Any number of lines: grid [chunks of ranks, tiles, sites]; `tiles` is of (slot, first line, lines).
+// One of them.
 template <typename T>
-__device__ __forceinline__ void shrink_tiles(
-    const T* x, const uint32_t* tiles, const Entry* table, uint32_t slots, float* h, int lines, int inputs, int pitch) {
-    const Run tile = tile_at(tiles, lines);
-    const Entry entry = entry_of(table, slots, tile.slot);
-    const int end = tile.first + tile.lines;
-    h += static_cast<size_t>(blockIdx.z) * lines * pitch;
+__device__ __forceinline__ void shrink_lines_of(
+    const Run& tile, const Entry& entry, const T* x, float* h, int inputs, int pitch, const Shares& shares) {
     if constexpr (sizeof(T) == 2) {
-        if (entry.dtype == dtype_of<T>) {
+        if (in_tiles<T>(entry)) {
             extern __shared__ __align__(128) char shared[];
-            const T* from = x + static_cast<size_t>(tile.first) * inputs;
-            shrink_tile(entry, from, h + static_cast<size_t>(tile.first) * pitch, tile.lines, inputs, pitch, shared);
+            const int span = (inputs / shares.parts + STEP - 1) / STEP * STEP, from = min(span * shares.part(), inputs);
+            const int to = shares.part() + 1 < shares.parts ? min(from + span, inputs) : inputs;
+            const T* lines = x + static_cast<size_t>(tile.first) * inputs;
+            shrink_tile(entry, lines, h + static_cast<size_t>(tile.first) * pitch, tile.lines, inputs, from, to, pitch, shared);
             return;
         }
     }
-    for (int line = tile.first; line < end; line += RUN) {
+    if (shares.part() > 0) return;
+    for (int line = tile.first; line < tile.first + tile.lines; line += RUN) {
         const T* from = x + static_cast<size_t>(line) * inputs;
         float* to = h + static_cast<size_t>(line) * pitch;
-        shrink<THREADS>(entry, from, to, min(end - line, RUN), inputs, pitch, chunk_of_block());
+        shrink<THREADS>(entry, from, to, min(tile.first + tile.lines - line, RUN), inputs, pitch, chunk_of_block());
     }
 }
 
-#define SHRINK(name, kind, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, 2) name(                                                       \
-        const T* x, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,         \
-        const Entry* table3, uint32_t slots, float* h, int lines, int inputs, int pitch) {                           \
-        kind(x, lines_of, table_at(table0, table1, table2, table3, blockIdx.z), slots, h, lines, inputs, pitch);     \
+// Any number of lines: grid [chunks of ranks, tiles, sites · parts]; `tiles` is of (slot, first line, lines).
+template <typename T>
+__device__ __forceinline__ void shrink_tiles(
+    const T* x, const uint32_t* tiles, const Entry* table, uint32_t slots, float* h, int lines, int inputs, int pitch,
+    const Shares& shares) {
+    h += static_cast<size_t>(blockIdx.z) * lines * pitch;
+#pragma unroll 1
+    for (uint32_t index = blockIdx.y; index < shares.tiles; index += gridDim.y) {
+        const Run tile = tile_at(tiles, index, lines);
+        if (tile.lines == 0) return;
+        shrink_lines_of(tile, entry_of(table, slots, tile.slot), x, h, inputs, pitch, shares);
+    }
+}
+
+#define SHRINK(name, kind, T)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 2) name(                                                             \
+        const T* x, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,               \
+        const Entry* table3, uint32_t slots, float* h, int lines, int inputs, int pitch, uint32_t tiles, uint32_t sites,   \
+        uint32_t parts) {                                                                                                  \
+        const Shares shares = {tiles, sites, parts};                                                                       \
+        const Entry* table = table_at(table0, table1, table2, table3, shares.site());                                      \
+        kind(x, lines_of, table, slots, h, lines, inputs, pitch, shares);                                                  \
     }
 
 SHRINK(shrink_slots_f32, shrink_slots, float)
@@ -72,7 +102,7 @@ SHRINK(shrink_tiles_bf16, shrink_tiles, bf16)
 template <typename T>
 __device__ __forceinline__ void expand_slots(
     const float* h, const uint32_t* lines_of, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
-    int h_pitch, int outputs, int pitch, uint32_t mode) {
+    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares&) {
     const Run run = run_at(lines_of, blockIdx.y, lines);
     if (run.lines == 0) return;
     const Entry entry = entry_of(table, slots, run.slot);
@@ -82,30 +112,80 @@ __device__ __forceinline__ void expand_slots(
     expand<T>(entry, h, h_pitch, base + skipped, bias, to, run.lines, outputs, pitch, mode);
 }
 
-// Any number of lines: grid [chunks of columns, tiles, sites].
+// What blocks of a site expand: pointers lead to its first column.
+template <typename T> struct Expanded {
+    const float* h;
+    int h_pitch;
+    const float* base;
+    const T* bias;
+    void* y;
+    int outputs, pitch;
+    uint32_t mode;
+
+    __device__ __forceinline__ void* y_at(size_t skipped) const {
+        return static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
+    }
+};
+
+// A tile whose lines are not expanded on tensor cores. Apart, as it takes more registers than all else.
 template <typename T>
+__device__ __noinline__ void expand_runs(const Entry* table, uint32_t slots, Run tile, Expanded<T> of) {
+    const Entry entry = entry_of(table, slots, tile.slot);
+    for (int line = tile.first; line < tile.first + tile.lines; line += RUN) {
+        const size_t skipped = static_cast<size_t>(line) * of.pitch;
+        const float* shrunk = of.h + static_cast<size_t>(line) * of.h_pitch;
+        const int lines = min(tile.first + tile.lines - line, RUN);
+        expand<T>(
+            entry, shrunk, of.h_pitch, of.base + skipped, of.bias, of.y_at(skipped), lines, of.outputs, of.pitch, of.mode);
+    }
+}
+
+// Any number of lines: grid [chunks of columns, tiles, sites]. A tile is worked off by 8 · HALVES lines.
+template <typename T, int HALVES>
 __device__ __forceinline__ void expand_tiles(
     const float* h, const uint32_t* tiles, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
-    int h_pitch, int outputs, int pitch, uint32_t mode) {
-    const Run tile = tile_at(tiles, lines);
-    const Entry entry = entry_of(table, slots, tile.slot);
-    const int end = tile.first + tile.lines;
-    h += static_cast<size_t>(blockIdx.z) * lines * h_pitch;
-    if constexpr (sizeof(T) == 2) {
-        if (entry.rank == 0 || (entry.dtype == dtype_of<T> && entry.rank % 4 == 0)) {
-            const size_t skipped = static_cast<size_t>(tile.first) * pitch;
-            void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
-            const float* shrunk = h + static_cast<size_t>(tile.first) * h_pitch;
-            expand_tile<T>(entry, shrunk, h_pitch, base + skipped, bias, to, tile.lines, outputs, pitch, mode);
-            return;
+    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares& shares) {
+    const size_t of_site = static_cast<size_t>(lines) * h_pitch;
+    const size_t apart = shares.sites * of_site;
+    const int parts = shares.parts;
+    h += blockIdx.z * of_site;
+#pragma unroll 1
+    for (uint32_t index = blockIdx.y; index < shares.tiles; index += gridDim.y) {
+        const Run tile = tile_at(tiles, index, lines);
+        if (tile.lines == 0) return;
+        if constexpr (sizeof(T) == 2) {
+            const Near near = near_of(table, slots, tile.slot);
+            if (in_tiles<T>(near)) {
+                const int end = tile.first + tile.lines;
+#pragma unroll 1
+                for (int line = tile.first; line < end; line += 8 * HALVES) {
+                    const size_t skipped = static_cast<size_t>(line) * pitch;
+                    const float* shrunk = h + static_cast<size_t>(line) * h_pitch;
+                    void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
+                    expand_tile<T, HALVES>(
+                        near, table + tile.slot, shrunk, h_pitch, parts, apart, base + skipped, bias, to, end - line, outputs, pitch, mode);
+                }
+                continue;
+            }
         }
+        expand_runs<T>(table, slots, tile, {h, h_pitch, base, bias, y, outputs, pitch, mode});
     }
-    for (int line = tile.first; line < end; line += RUN) {
-        const size_t skipped = static_cast<size_t>(line) * pitch;
-        void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
-        const float* shrunk = h + static_cast<size_t>(line) * h_pitch;
-        expand<T>(entry, shrunk, h_pitch, base + skipped, bias, to, min(end - line, RUN), outputs, pitch, mode);
-    }
+}
+
+// Tiles of a step of prompts have many lines: all that is read of them is under way at once.
+template <typename T>
+__device__ __forceinline__ void expand_whole_tiles(
+    const float* h, const uint32_t* tiles, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
+    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares& shares) {
+    expand_tiles<T, TILE_LINES / 8>(h, tiles, table, slots, base, bias, y, lines, h_pitch, outputs, pitch, mode, shares);
+}
+
+// Those of a step with few have few lines, and there are many blocks.
+template <typename T>
+__device__ __forceinline__ void expand_small_tiles(
+    const float* h, const uint32_t* tiles, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
+    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares& shares) {
+    expand_tiles<T, 2>(h, tiles, table, slots, base, bias, y, lines, h_pitch, outputs, pitch, mode, shares);
 }
 
 // Of four blocks on a multiprocessor, 32 adapters at a site of 4,096 columns need one round.
@@ -113,23 +193,27 @@ __device__ __forceinline__ void expand_tiles(
     extern "C" __global__ void __launch_bounds__(256, blocks) name(                                                          \
         const float* h, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,     \
         const Entry* table3, uint32_t slots, const float* base, const T* bias, void* y, int lines, int h_pitch, int outputs0,        \
-        int outputs1, int outputs2, int outputs3, int pitch, uint32_t mode) {                                        \
+        int outputs1, int outputs2, int outputs3, int pitch, uint32_t mode, uint32_t tiles, uint32_t sites, uint32_t parts) { \
         const int site = blockIdx.z;                                                                                 \
+        const Shares shares = {tiles, sites, parts};                                                                 \
         const int outputs = site == 0 ? outputs0 : site == 1 ? outputs1 : site == 2 ? outputs2 : outputs3;           \
         const int skipped =                                                                                          \
             site == 0 ? 0 : site == 1 ? outputs0 : site == 2 ? outputs0 + outputs1 : outputs0 + outputs1 + outputs2; \
         void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));                    \
         kind<T>(                                                                                                     \
             h, lines_of, table_at(table0, table1, table2, table3, site), slots, base + skipped,                          \
-            bias ? bias + skipped : bias, to, lines, h_pitch, outputs, pitch, mode);                                 \
+            bias ? bias + skipped : bias, to, lines, h_pitch, outputs, pitch, mode, shares);                         \
     }
 
 EXPAND(expand_slots_f32, expand_slots, float, 4)
 EXPAND(expand_slots_f16, expand_slots, f16, 4)
 EXPAND(expand_slots_bf16, expand_slots, bf16, 4)
-EXPAND(expand_tiles_f32, expand_tiles, float, 1)
-EXPAND(expand_tiles_f16, expand_tiles, f16, 2)
-EXPAND(expand_tiles_bf16, expand_tiles, bf16, 2)
+EXPAND(expand_tiles_f32, expand_whole_tiles, float, 1)
+EXPAND(expand_tiles_f16, expand_whole_tiles, f16, 2)
+EXPAND(expand_tiles_bf16, expand_whole_tiles, bf16, 2)
+EXPAND(expand_small_tiles_f32, expand_small_tiles, float, 1)
+EXPAND(expand_small_tiles_f16, expand_small_tiles, f16, 4)
+EXPAND(expand_small_tiles_bf16, expand_small_tiles, bf16, 4)
 
 // scaled [lines, inputs] = x ⊙ rescale_in of each line's slot, or x where it has none: grid [chunks of 256, lines].
 template <typename T>

@@ -31,6 +31,11 @@ __device__ __forceinline__ Entry entry_of(const Entry* table, uint32_t slots, ui
     return table[slot];
 }
 
+__device__ __forceinline__ Near near_of(const Entry* table, uint32_t slots, uint32_t slot) {
+    if (slot == 0 || slot >= slots) return {};
+    return table[slot];
+}
+
 // Lines that a block takes at once.
 constexpr int RUN = 8;
 // The highest rank.

@@ -36,7 +36,8 @@ mod table;
 
 pub use adapted::{adapted_gated_product, adapted_product, adapts};
 pub use adapters::{
-    Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, tiles,
+    Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, shrink_parts,
+    tiles,
 };
 pub use choose::{Choice, choose, choose_scratch_len};
 pub use convert::convert;

@@ -12,12 +12,20 @@ pub const MOST_SLOT_LINES: usize = 64;
 /// The most lines of a tile; as in `cuda/adapter_tiles.cuh`.
 pub const TILE_LINES: usize = 32;
 
+/// Inputs of a part, at least, and the most parts.
+const LEAST_PART: usize = 1024;
+const MOST_PARTS: usize = 8;
+/// Up to so many lines in tiles, so many blocks share the tiles out.
+const FEW_TILED: usize = 256;
+const MOST_TILE_BLOCKS: usize = 48;
+
 /// Which lines are whose.
 #[derive(Clone, Copy)]
 pub enum LinesOf<'a> {
     /// Each line's slot: u32 `[lines]`, up to [`MOST_SLOT_LINES`]. Neighbours of one slot share the reading of its matrices.
     Slots(&'a Slice),
-    /// Runs of lines of one slot: u32 [tiles, 3] of slot, first line, and lines, as [`tiles`] makes them. A line is in one.
+    /// Runs of lines of one slot: u32 [tiles, 3] of slot, first line, and lines, as [`tiles`] makes them. A line is in one; those
+    /// without lines come last.
     Tiles(&'a Slice),
 }
 
@@ -28,8 +36,11 @@ pub struct Sites<'a> {
     pub tables: &'a [&'a Table],
     pub lines_of: LinesOf<'a>,
     pub lines: usize,
-    /// Scratch memory for the shrunk lines: f32 [sites, lines, most rank of the tables].
+    /// Scratch memory for the shrunk lines: f32 [parts, sites, lines, most rank of the tables].
     pub shrunk: &'a Slice,
+    /// Into how many parts inputs are cut, that blocks shrink side by side; who expands adds them up. 1 but for tiles; see
+    /// [`shrink_parts`].
+    pub parts: usize,
     /// What activations are.
     pub dtype: Dtype,
 }
@@ -59,6 +70,17 @@ pub fn tiles(slots: &[u32]) -> Vec<u32> {
     tiles
 }
 
+/// Into how many parts inputs are best cut, where lines are in tiles: as many as keep the GPU busy.
+pub fn shrink_parts(gpu: &Gpu, dtype: Dtype, lines: usize, inputs: usize, sites: usize) -> usize {
+    if dtype == Dtype::F32 || lines <= MOST_SLOT_LINES {
+        return 1;
+    }
+    // Most steps have a few adapters of single lines besides whole tiles. Two blocks fit into a multiprocessor.
+    let tiles = lines.div_ceil(TILE_LINES) + 16;
+    let free = 2 * gpu.multiprocessors() as usize / (tiles * sites).max(1);
+    free.min(inputs / LEAST_PART).clamp(1, MOST_PARTS)
+}
+
 /// `shrunk = alpha · x·Aᵀ` for every line and site with a low-rank patch; x is [lines, inputs]. Of a line, the first numbers are
 /// written, as many as its patch's rank. A line's numbers do not depend on other lines.
 ///
@@ -70,13 +92,14 @@ pub fn shrink(gpu: &Gpu, sites: &Sites<'_>, x: &Slice) -> Result<(), GpuError> {
     assert_eq!((x.dtype(), x.len()), (sites.dtype, sites.lines * inputs), "x is [lines, inputs]");
     assert!(x.aligned(), "x is aligned to 16 bytes");
     let (lines_of, blocks) = sites.lines_of.blocks(sites.lines);
-    let numbers = [sites.lines, inputs, sites.most_rank()].map(Arg::count);
+    let numbers =
+        [sites.lines, inputs, sites.most_rank(), sites.tiles(), sites.tables.len(), sites.parts].map(Arg::count);
     let shrunk = Arg::slice(sites.shrunk);
     let slots = Arg::count(first.slots());
     let args = [&[Arg::slice(x), lines_of][..], &sites.tables(), &[slots, shrunk], &numbers].concat();
     // A block takes 8 ranks, and then the next that no block has.
     let chunks = sites.most_rank().div_ceil(8).min(16);
-    let grid = (chunks as u32, blocks, sites.tables.len() as u32);
+    let grid = (chunks as u32, blocks, (sites.tables.len() * sites.parts) as u32);
     let shared = match sites.lines_of {
         LinesOf::Tiles(_) if sites.dtype != Dtype::F32 => tile_bytes(gpu, TILE_LINES, 32),
         _ => 0,
@@ -112,12 +135,14 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
         &[Arg::slice(base), Arg::optional(bias), Arg::slice(y)],
         &numbers.map(Arg::count),
         &[Arg::U32(mode(store, y, sites.dtype))],
+        &[sites.tiles(), sites.tables.len(), sites.parts].map(Arg::count),
     ]
     .concat();
     let most = [outputs0, outputs1, outputs2, outputs3].into_iter().max().unwrap_or(0);
     let grid = (most.div_ceil(256) as u32, blocks, sites.tables.len() as u32);
     let name = match sites.lines_of {
         LinesOf::Slots(_) => instance!("expand_slots", sites.dtype),
+        LinesOf::Tiles(_) if sites.lines <= FEW_TILED => instance!("expand_small_tiles", sites.dtype),
         LinesOf::Tiles(_) => instance!("expand_tiles", sites.dtype),
     };
     // SAFETY: these are the arguments of all six; shapes were checked, and kernels check slots and tiles.
@@ -156,10 +181,20 @@ impl<'a> Sites<'a> {
         let alike = |table: &&Table| (table.inputs(), table.slots()) == (first.inputs(), first.slots());
         assert!(self.tables.iter().all(alike), "tables have equally many inputs and slots");
         assert_eq!(self.shrunk.dtype(), Dtype::F32, "shrunk lines are f32");
-        let shrunk = self.tables.len() * self.lines * self.most_rank();
-        assert!(self.shrunk.len() >= shrunk, "shrunk lines are [sites, lines, most rank]");
+        assert!(
+            self.parts == 1 || self.parts > 1 && self.tiles() > 0,
+            "{} parts of lines that are no tiles",
+            self.parts
+        );
+        let shrunk = self.parts * self.tables.len() * self.lines * self.most_rank();
+        assert!(self.shrunk.len() >= shrunk, "shrunk lines are [parts, sites, lines, most rank]");
         assert!(self.lines < 1 << 31, "{} lines: fewer than 2³¹ are needed", self.lines);
         (self.lines != 0).then_some(first)
+    }
+
+    /// Tiles of the list, those without lines included.
+    fn tiles(&self) -> usize {
+        if let LinesOf::Tiles(tiles) = self.lines_of { tiles.len() / 3 } else { 0 }
     }
 
     pub(super) fn most_rank(&self) -> usize {
@@ -185,7 +220,9 @@ impl LinesOf<'_> {
             }
             Self::Tiles(tiles) => {
                 assert!(tiles.len().is_multiple_of(3) && tiles.len() / 3 < 1 << 16, "tiles are [tiles, 3]");
-                (tiles, tiles.len() / 3)
+                // A captured step's list may be as long as its lines are many, and mostly empty: blocks take one after the other.
+                let blocks = if lines <= FEW_TILED { MOST_TILE_BLOCKS } else { usize::MAX };
+                (tiles, blocks.min(tiles.len() / 3))
             }
         };
         assert_eq!(slice.dtype(), Dtype::U32, "slots are counted");

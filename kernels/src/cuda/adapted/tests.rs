@@ -53,7 +53,7 @@ impl Case {
         let slots = Slice::of_u32(gpu, &self.slots[lines.clone()]).expect("memory");
         let shrunk = poisoned(gpu, Dtype::F32, tables.len() * lines.len() * self.most_rank);
         let (lines_of, lines) = (LinesOf::Slots(&slots), lines.len());
-        f(&Sites { tables: &tables, lines_of, lines, shrunk: &shrunk, dtype: self.dtype })
+        f(&Sites { tables: &tables, lines_of, lines, shrunk: &shrunk, parts: 1, dtype: self.dtype })
     }
 
     /// All sites' results for a line, from f64 products of the base.
@@ -271,7 +271,7 @@ fn adapted_bandwidth() {
                 let tables: Vec<&Table> = tables[i % sets].iter().collect();
                 let sites = slots.as_ref().map(|slots| {
                     let (tables, lines_of) = (&tables[..], LinesOf::Slots(slots));
-                    Sites { tables, lines_of, lines: LINES, shrunk: &shrunk, dtype }
+                    Sites { tables, lines_of, lines: LINES, shrunk: &shrunk, parts: 1, dtype }
                 });
                 let (x, bias, lines, ahead) = (&x, None, LINES, None);
                 if gated {
@@ -313,7 +313,7 @@ fn adapted_bandwidth() {
                     };
                     let tables: Vec<&Table> = tables[i % sets].iter().collect();
                     let (tables, lines_of) = (&tables[..], LinesOf::Slots(slots));
-                    let sites = Sites { tables, lines_of, lines: LINES, shrunk: &shrunk, dtype };
+                    let sites = Sites { tables, lines_of, lines: LINES, shrunk: &shrunk, parts: 1, dtype };
                     crate::cuda::norm_shrink(&gpu, &lines, norm, &x, &sites)
                 }) * 1e6
             };

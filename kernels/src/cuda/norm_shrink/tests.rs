@@ -33,7 +33,7 @@ fn norms_and_what_adapters_shrink_of_them_are_right() {
         let shrunk = poisoned(&gpu, Dtype::F32, count * lines * most_rank);
         let tables: Vec<&Table> = sites.iter().map(|site| &site.table).collect();
         let slots = Slice::of_u32(&gpu, &line_slots).expect("memory");
-        let call = Sites { tables: &tables, lines_of: LinesOf::Slots(&slots), lines, shrunk: &shrunk, dtype };
+        let call = Sites { tables: &tables, lines_of: LinesOf::Slots(&slots), lines, shrunk: &shrunk, parts: 1, dtype };
         norm_shrink(&gpu, &x.slice, norm, &out, &call).expect("a launch");
 
         let exact = x.values.chunks(n).flat_map(|x| {

@@ -156,7 +156,8 @@ impl Step<'_> {
         let scores: Memory = self.memory(Dtype::F32, lines * labels)?;
         let tables = [table];
         let lines_of = asked.whose.lines_of();
-        let sites = Sites { tables: &tables, lines_of, lines, shrunk: scores.slice(), dtype: self.machine.dtype };
+        let sites =
+            Sites { tables: &tables, lines_of, lines, shrunk: scores.slice(), parts: 1, dtype: self.machine.dtype };
         shrink(&self.machine.gpu, &sites, x.slice()).map_err(gpu)?;
         Ok(Some(Part::whole(scores, labels)))
     }

@@ -4,7 +4,7 @@ use candle_core::Result;
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
     self, Dtype, Expansion, GatedProduct, Product, Rms, Sites, Slice, Store, Table, adapts, expand, gate, gates,
-    norm_shrink, norms_first, rescale_inputs, shrink, shrinks_norms,
+    norm_shrink, norms_first, rescale_inputs, shrink, shrink_parts, shrinks_norms,
 };
 
 use crate::device::Weight;
@@ -214,11 +214,17 @@ impl Step<'_> {
     /// Memory for the lines that adapters shrink.
     fn shrunk(&self, tables: &[&Table], lines: &Lines) -> Result<Memory> {
         let most_rank = tables.iter().map(|table| table.most_rank()).max().unwrap_or(0);
-        self.memory(Dtype::F32, tables.len() * lines.count * most_rank)
+        self.memory(Dtype::F32, self.parts(tables, lines) * tables.len() * lines.count * most_rank)
+    }
+
+    fn parts(&self, tables: &[&Table], lines: &Lines) -> usize {
+        let inputs = tables.first().map_or(0, |table| table.inputs());
+        shrink_parts(&self.machine.gpu, self.machine.dtype, lines.count, inputs, tables.len())
     }
 
     fn sites<'a>(&self, tables: &'a [&'a Table], lines: &'a Lines, shrunk: &'a Slice) -> Sites<'a> {
-        Sites { tables, lines_of: lines.lines_of(), lines: lines.count, shrunk, dtype: self.machine.dtype }
+        let (parts, dtype) = (self.parts(tables, lines), self.machine.dtype);
+        Sites { tables, lines_of: lines.lines_of(), lines: lines.count, shrunk, parts, dtype }
     }
 
     fn plain(&self, call: &Call<'_>, x: &Slice, bias: Option<&Slice>, y: &Slice, store: Store) -> Result<()> {
