@@ -13,8 +13,9 @@ constexpr unsigned SPLIT_TOKENS = WARPS * BLOCK_TOKENS;
 // What exponents are taken relative to: the largest score, or anything where there is none.
 __device__ inline float base_of(float largest) { return largest == -INFINITY ? 0.0f : largest; }
 
-// Blocks that a multiprocessor shall have room for at once: registers are what there is least of.
-constexpr unsigned at_once(unsigned group, unsigned lanes) { return group > 4 || group * lanes > 64 ? 2 : group > 2 ? 3 : 4; }
+// Blocks that a multiprocessor shall have room for at once: registers are what there is least of. With four, 64 rows of 8 key-value
+// heads are one round.
+constexpr unsigned at_once(unsigned group, unsigned lanes) { return group > 4 || group * lanes > 64 ? 2 : 4; }
 
 // Four sums of a head, over their weights' total.
 template <typename T> __device__ inline void put_four(T* out, float4 sums, float total) {
@@ -88,7 +89,7 @@ __device__ void decode(const T* query, unsigned query_stride, const T* key, unsi
     // Tokens that a warp looks at in a step, and steps whose loads are under way together.
     constexpr unsigned TOKENS = WARP / LANES;
     constexpr unsigned ALL_STEPS = BLOCK_TOKENS / TOKENS;
-    constexpr unsigned MOST_STEPS = (GROUP > 4 ? 4 : 8) * 2 / sizeof(T);
+    constexpr unsigned MOST_STEPS = (GROUP * LANES > 32 ? 4 : 8) * 2 / sizeof(T);
     constexpr unsigned STEPS = ALL_STEPS < MOST_STEPS ? ALL_STEPS : MOST_STEPS;
     __shared__ NewToken<T, GROUP, LANES * 8> token;
     __shared__ __align__(16) float all_sums[WARPS][GROUP][LANES * 8];
