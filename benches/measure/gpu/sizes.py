@@ -7,6 +7,7 @@ class Sizes:
     prompt: int = 128
     output: int = 128
     long_prompt: int = 1024
+    short_prompt: int = 4
     # Requests at once.
     batches: tuple = (1, 8, 32, 64)
     # The batch that most rows speak of, and as many adapters.
@@ -27,6 +28,6 @@ class Sizes:
     load_seconds: float = 2.0
 
 
-TINY = Sizes(prompt=8, output=6, long_prompt=32, batches=(1, 2, 6), batch=6, loras=8, registered=12, many=20, different=3,
+TINY = Sizes(prompt=8, output=6, long_prompt=32, short_prompt=2, batches=(1, 2, 6), batch=6, loras=8, registered=12, many=20, different=3,
              loop=2, zipf_loop=2, texts=12, text_tokens=10, streams=3, loads_per_s=5,
              load_seconds=1.0)

@@ -37,13 +37,18 @@ def zipf(place, shape):
     store = place.linked(shape, "many", sizes.many, different)
     place.release()
     room = (f"adapters.device_bytes={ROOM}", "adapters.host_bytes=16GiB")
-    # As many as the device has room for: those that a server that runs for long has there.
+    # As many as the device has room for.
     held = min(ROOM // adapter_bytes(store / lora(0)), sizes.many)
+    rarest_first = ",".join(lora(number) for number in reversed(range(sizes.many)))
     with Engine(place, shape, store, *room) as engine:
-        engine.once(Asked(lora(0, held - 1), sizes.batch, sizes.prompt, requests=held))
         loop = (sizes.zipf_loop * sizes.batch, ("--zipf", "1.0"))
         ask = lambda last: Asked(lora(0, last), sizes.batch, sizes.prompt, sizes.output, *loop)
+        # Who has read no others yet: files are verified when they are first read.
+        engine.once(Asked(lora(0, held - 1), sizes.batch, sizes.short_prompt, requests=held))
+        unread = engine.once(ask(sizes.many - 1)).tokens_per_s / engine.once(ask(4)).tokens_per_s
+        # A server that runs for long has read all of them, and those that are asked for most last.
+        engine.once(Asked(rarest_first, sizes.batch, sizes.short_prompt, requests=sizes.many))
         many, five = engine.rounds(ask(sizes.many - 1), ask(4))
     yield Line("zipf", shape.name, round(many.tokens_per_s / five.tokens_per_s, 4), "of five adapters", sizes.batch,
                {"tokens_per_s": many.tokens_per_s, "five_tokens_per_s": five.tokens_per_s, "rounds": many.all("output_tokens_per_s"),
-                "first_ms_p99": many.median("ttft_ms", "p99"), "adapters": sizes.many})
+                "first_ms_p99": many.median("ttft_ms", "p99"), "with_unread_files": round(unread, 4), "adapters": sizes.many})
