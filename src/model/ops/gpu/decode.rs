@@ -362,8 +362,58 @@ mod tests {
     use crate::model::Output;
 
     fn row(start: usize, blocks: &[u32]) -> Row {
+        prompt(start, 1, blocks)
+    }
+
+    fn prompt(start: usize, tokens: usize, blocks: &[u32]) -> Row {
         let blocks = blocks.iter().copied().map(BlockId).collect();
-        Row { tokens: 0..1, start, blocks, adapter: None, output: Output::Choice, draw: None, follows: None }
+        Row { tokens: 0..tokens, start, blocks, adapter: None, output: Output::Choice, draw: None, follows: None }
+    }
+
+    /// A batch of rows of so many tokens, and whether they ask for one.
+    fn batch(rows: &[(usize, Output)]) -> Batch {
+        let spec = |(i, &(tokens, output)): (usize, &(usize, Output))| crate::model::RowSpec {
+            adapter: None,
+            tokens: vec![0; tokens],
+            start: 0,
+            blocks: vec![BlockId(i as u32)],
+            output,
+            draw: None,
+            follows: None,
+        };
+        Batch::group(rows.iter().enumerate().map(spec).collect()).0
+    }
+
+    #[test]
+    fn numbers_lie_side_by_side() {
+        use Numbers::*;
+        let each = [Id, Position, Store, Slot, Length, Follows, Tiles, Asked, AskedSlot, AskedTiles, Draws];
+        let mut end = 0;
+        for range in each.map(|what| what.at(24)) {
+            assert_eq!(range.start, end);
+            end = range.end;
+        }
+        assert_eq!(end, Numbers::all(24));
+    }
+
+    #[test]
+    fn a_step_is_of_a_kind_by_who_asks_and_who_sees_whom() {
+        let kind = |rows: &[(usize, Output)], size| {
+            let Kind { before, asking, .. } = Kind::of(&batch(rows), size);
+            (before, asking)
+        };
+        let (choice, nothing) = ((1, Output::Choice), (1, Output::Nothing));
+        assert_eq!(kind(&[choice; 31], 32), (false, None));
+        assert_eq!(kind(&[&[nothing][..], &[choice; 30]].concat(), 32), (false, Some(32)));
+        assert_eq!(kind(&[&[(4, Output::Choice)][..], &[choice; 31]].concat(), 40), (true, Some(32)));
+        assert_eq!(kind(&[&[(4, Output::Nothing)][..], &[choice; 36]].concat(), 40), (true, Some(40)));
+        assert_eq!(kind(&[(4, Output::Nothing)], 4), (true, Some(0)));
+        assert_eq!(kind(&[(1, Output::Logits)], 1), (false, None));
+    }
+
+    #[test]
+    fn prompts_look_at_what_is_before_each_of_their_tokens() {
+        assert_eq!(seen_by_prompts(&[row(500, &[]), prompt(0, 10, &[]), prompt(90, 10, &[])]), 10 * 10 + 10 * 100);
     }
 
     #[test]
@@ -371,7 +421,9 @@ mod tests {
         // The first fills block 7 with its 32nd token; the second found both, and goes on.
         assert!(sees_another(&[row(31, &[3, 7]), row(32, &[3, 7, 9])]));
         assert!(sees_another(&[row(16, &[7, 9]), row(15, &[7])]));
-        // What is full already was computed before, and what is begun is nobody else's.
+        assert!(sees_another(&[prompt(20, 12, &[3, 7]), row(32, &[3, 7, 9])]));
+        // What is full already was computed before, what is begun is nobody else's, and what is its own is no other's.
+        assert!(!sees_another(&[prompt(20, 11, &[3, 7]), row(32, &[3, 8, 9]), prompt(0, 48, &[4, 5, 6])]));
         assert!(!sees_another(&[row(32, &[3, 7, 8]), row(32, &[3, 7, 9])]));
         assert!(!sees_another(&[row(31, &[3, 7]), row(32, &[3, 5, 9]), row(0, &[1]), row(20, &[3, 2])]));
     }
