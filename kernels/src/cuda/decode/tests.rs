@@ -284,7 +284,8 @@ fn decode_attention_bandwidth() {
     let (gpu, mut rng, dtype) = (gpu(), rng(52), Dtype::Bf16);
     for (name, heads, kv_heads, head_dim) in [("135M", 9, 3, 64), ("1B", 32, 8, 64), ("8B", 32, 8, 128)] {
         let heads = Heads { heads, kv_heads, head_dim };
-        for (rows, length) in [1, 8, 32, 64].into_iter().flat_map(|rows| [128, 512, 2048].map(|length| (rows, length))) {
+        for (rows, length) in [1, 8, 32, 64].into_iter().flat_map(|rows| [128, 512, 2048].map(|length| (rows, length)))
+        {
             let case = Case::new(&mut rng, dtype, heads, vec![length; rows], true);
             let device = case.on(&gpu);
             let out = poisoned(&gpu, dtype, rows * heads.width());
