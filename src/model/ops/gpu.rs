@@ -1,8 +1,8 @@
-//! Steps on an NVIDIA GPU: activations in the base's precision, sums in f32, decode steps from captured graphs.
+//! Steps on an NVIDIA GPU: activations in the base's precision, sums in f32, steps of few tokens from captured graphs.
 
 mod ahead;
 mod arena;
-mod decode;
+mod captured;
 mod groups;
 mod inputs;
 mod machine;
@@ -25,7 +25,7 @@ use crate::device::{Activations, Buffer, Placement, gpu_error};
 use crate::model::load::LoadError;
 use crate::model::{BaseModel, Batch, BlockId, Body, Held, KvShape, Output, Outputs, Row, Warm};
 
-use decode::DecodeSteps;
+use captured::CapturedSteps;
 use inputs::Inputs;
 use machine::Machine;
 use residents::Residents;
@@ -38,7 +38,7 @@ pub struct GpuModel {
     machine: Machine,
     residents: Residents,
     choices: Choices,
-    decode: DecodeSteps,
+    captured: CapturedSteps,
     /// What steps that are not captured read.
     inputs: Staging,
     /// Scores of steps.
@@ -65,10 +65,10 @@ impl GpuModel {
         check(&sites)?;
         let machine = Machine::new(placement, &sites).map_err(gpu_error)?;
         let choices = Choices::new(&placement.target.gpu, most_choices(1)).map_err(gpu_error)?;
-        let decode = DecodeSteps::new(&placement.target.gpu, &sites);
+        let captured = CapturedSteps::new(&placement.target.gpu, &sites);
         let residents = Residents::new(placement, sites)?;
         let (inputs, scores) = (Staging::default(), Staging::default());
-        Ok(Self { body, machine, residents, choices, decode, inputs, scores, begun: VecDeque::new(), turn: 0 })
+        Ok(Self { body, machine, residents, choices, captured, inputs, scores, begun: VecDeque::new(), turn: 0 })
     }
 
     fn any(&mut self, batch: &Batch, turn: usize) -> Result<Answer> {
@@ -85,8 +85,8 @@ impl GpuModel {
 
     /// Launches a step.
     fn launch(&mut self, batch: &Batch, turn: usize) -> Result<Answer> {
-        let Self { body, machine, residents, choices, decode, .. } = self;
-        match decode.run(body, machine, residents, choices, batch, turn)? {
+        let Self { body, machine, residents, choices, captured, .. } = self;
+        match captured.run(body, machine, residents, choices, batch, turn)? {
             Some(answer) => Ok(answer),
             None => self.any(batch, turn),
         }
@@ -138,7 +138,7 @@ impl GpuModel {
 
 /// Choices of a step of `rows` rows, or of as many as it is padded to.
 fn most_choices(rows: usize) -> usize {
-    decode::SIZES.into_iter().fold(rows, usize::max)
+    captured::SIZES.into_iter().fold(rows, usize::max)
 }
 
 /// Whether the GPU applies a head.
@@ -192,7 +192,7 @@ impl BaseModel for GpuModel {
     }
 
     fn open_store(&mut self, blocks: usize) -> Result<()> {
-        self.decode.forget();
+        self.captured.forget();
         self.machine.store = None;
         let Some(KvShape { layers, kv_heads, head_dim, .. }) = self.kv_shape() else { return Ok(()) };
         let Machine { gpu, dtype, .. } = &self.machine;
@@ -204,7 +204,7 @@ impl BaseModel for GpuModel {
     fn warm_up(&mut self, tokens: usize, rows: usize) -> Result<Option<Warm>> {
         let started = Instant::now();
         // Where captured steps find them: before anything is captured.
-        self.decode.forget();
+        self.captured.forget();
         self.choices = Choices::new(&self.machine.gpu, most_choices(rows)).map_err(gpu_error)?;
         let blocks = self.machine.store.as_ref().map_or(0, |store| store.blocks);
         let batch = warm::prompts(self.body.sites(), tokens, blocks);

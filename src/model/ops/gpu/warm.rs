@@ -3,7 +3,7 @@
 use crate::adapter::SiteMap;
 use crate::model::{BLOCK_TOKENS, Batch, BlockId, Output, RowSpec};
 
-use super::decode::SIZES;
+use super::captured::SIZES;
 
 /// A step of up to `tokens` tokens of prompts, as few rows as hold them, in a store of so many blocks.
 pub fn prompts(sites: &SiteMap, tokens: usize, blocks: usize) -> Batch {

@@ -1,0 +1,100 @@
+//! Steps of few tokens, captured once for each padded number of them and launched again and again.
+
+mod kind;
+mod numbers;
+mod prepared;
+
+use std::sync::Arc;
+
+use candle_core::Result;
+use repertoire_kernels::cuda::Gpu;
+
+use crate::adapter::SiteMap;
+use crate::device::gpu_error;
+use crate::model::{Batch, Body, Output, Row};
+
+use super::machine::Machine;
+use super::residents::Residents;
+use super::step::{Answer, Choices};
+use kind::Kind;
+use prepared::Prepared;
+
+/// Numbers of tokens that steps are captured for. For more, and for what a graph cannot know, launches are made one by one.
+pub const SIZES: [usize; 15] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256];
+
+/// What prompts of a captured step may look at together, in tokens: each of theirs looks for itself.
+const MOST_SEEN: usize = 32 << 10;
+
+/// The steps of one base whose tokens are few enough to be captured: mostly rows of one token, and short prompts beside them.
+pub struct CapturedSteps {
+    gpu: Arc<Gpu>,
+    sites: Arc<SiteMap>,
+    /// By place in [`SIZES`].
+    prepared: Vec<Option<Prepared>>,
+}
+
+impl CapturedSteps {
+    /// Nothing prepared yet.
+    pub fn new(gpu: &Arc<Gpu>, sites: &Arc<SiteMap>) -> Self {
+        Self { gpu: gpu.clone(), sites: sites.clone(), prepared: SIZES.iter().map(|_| None).collect() }
+    }
+
+    /// Forgets what was captured: the store moves.
+    pub fn forget(&mut self) {
+        self.prepared.fill_with(|| None);
+    }
+
+    /// Launches a step, if it is one of those that are captured. The answer is of as many rows as it was padded to, and of those that
+    /// ask first. `turn` is 0 or 1; the step that had the same before is over.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a model, borrowed one by one")]
+    pub fn run(
+        &mut self,
+        body: &Body,
+        machine: &Machine,
+        residents: &Residents,
+        choices: &Choices,
+        batch: &Batch,
+        turn: usize,
+    ) -> Result<Option<Answer>> {
+        let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
+        let replaced = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(replaces);
+        let scored = batch.rows_that_want(Output::Scores).next().is_some();
+        let at = SIZES.partition_point(|&size| size < batch.tokens.len());
+        let strange = replaced || scored || seen_by_prompts(&batch.rows) > MOST_SEEN;
+        if !self.sites.causal || strange || at == SIZES.len() || batch.rows.is_empty() {
+            return Ok(None);
+        }
+        let prepared = match &mut self.prepared[at] {
+            Some(prepared) => prepared,
+            none => none.insert(Prepared::new(&self.gpu, &self.sites, SIZES[at]).map_err(gpu_error)?),
+        };
+        let kind = Kind::of(batch, SIZES[at]);
+        prepared.write(machine, residents, &self.sites, batch, kind, turn)?;
+        prepared.run(body, machine, residents, choices, kind).map(Some)
+    }
+}
+
+/// How many tokens those of prompts look at.
+fn seen_by_prompts(rows: &[Row]) -> usize {
+    let prompts = rows.iter().filter(|row| row.tokens.len() > 1);
+    prompts.map(|row| row.tokens.len() * (row.start + row.tokens.len())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_look_at_what_is_before_each_of_their_tokens() {
+        let row = |start, tokens| Row {
+            tokens: 0..tokens,
+            start,
+            blocks: vec![],
+            adapter: None,
+            output: Output::Choice,
+            draw: None,
+            follows: None,
+        };
+        assert_eq!(seen_by_prompts(&[row(500, 1), row(0, 10), row(90, 10)]), 10 * 10 + 10 * 100);
+    }
+}
