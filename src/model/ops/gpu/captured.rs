@@ -22,6 +22,9 @@ use prepared::Prepared;
 /// Numbers of tokens that steps are captured for. For more, and for what a graph cannot know, launches are made one by one.
 pub const SIZES: [usize; 15] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256];
 
+/// With prompts beside them there are as many kinds of each size again: sizes are multiples of this.
+const WITH_PROMPTS: usize = 8;
+
 /// What prompts of a captured step may look at together, in tokens: each of theirs looks for itself.
 const MOST_SEEN: usize = 32 << 10;
 
@@ -59,11 +62,9 @@ impl CapturedSteps {
         let replaces = |adapter| residents.get(adapter).is_none_or(|resident| !resident.weights.is_empty());
         let replaced = batch.segments.iter().filter_map(|s| s.adapter.as_deref()).any(replaces);
         let scored = batch.rows_that_want(Output::Scores).next().is_some();
-        let at = SIZES.partition_point(|&size| size < batch.tokens.len());
         let strange = replaced || scored || seen_by_prompts(&batch.rows) > MOST_SEEN;
-        if !self.sites.causal || strange || at == SIZES.len() || batch.rows.is_empty() {
-            return Ok(None);
-        }
+        let at = place(batch.tokens.len(), batch.rows.len());
+        let Some(at) = at.filter(|_| self.sites.causal && !strange && !batch.rows.is_empty()) else { return Ok(None) };
         let prepared = match &mut self.prepared[at] {
             Some(prepared) => prepared,
             none => none.insert(Prepared::new(&self.gpu, &self.sites, SIZES[at]).map_err(gpu_error)?),
@@ -72,6 +73,12 @@ impl CapturedSteps {
         prepared.write(machine, residents, &self.sites, batch, kind, turn)?;
         prepared.run(body, machine, residents, choices, kind).map(Some)
     }
+}
+
+/// Where in [`SIZES`] a step of so many tokens of so many rows has its place, if it has one.
+fn place(tokens: usize, rows: usize) -> Option<usize> {
+    let fits = |&size: &usize| size >= tokens && (tokens == rows || size.is_multiple_of(WITH_PROMPTS));
+    SIZES.iter().position(fits)
 }
 
 /// How many tokens those of prompts look at.
@@ -83,6 +90,17 @@ fn seen_by_prompts(rows: &[Row]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_padded_to_few_sizes() {
+        let size = |tokens, rows| place(tokens, rows).map(|at| SIZES[at]);
+        assert_eq!([1, 3, 33, 256].map(|rows| size(rows, rows)), [1, 4, 40, 256].map(Some));
+        assert_eq!(
+            [(2, 1), (4, 1), (35, 32), (159, 32)].map(|(tokens, rows)| size(tokens, rows)),
+            [8, 8, 40, 192].map(Some)
+        );
+        assert_eq!((size(257, 257), size(257, 3)), (None, None));
+    }
 
     #[test]
     fn prompts_look_at_what_is_before_each_of_their_tokens() {

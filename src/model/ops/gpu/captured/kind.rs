@@ -5,6 +5,9 @@ use std::collections::HashSet;
 use crate::model::ops::gpu::inputs::SHORT;
 use crate::model::{BLOCK_TOKENS, Batch, BlockId, Row};
 
+/// To how many rows those that ask are padded, up to the step's tokens: each is a graph of its own.
+const ASKING: [usize; 6] = [0, 1, 8, 32, 64, 256];
+
 /// What graphs of as many tokens differ in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kind {
@@ -30,12 +33,16 @@ impl Kind {
             drawn: batch.rows.iter().any(|row| row.draw.is_some()),
             short: batch.rows.iter().all(|row| row.start + row.tokens.len() <= SHORT),
             before: batch.rows.len() < batch.tokens.len() || sees_another(&batch.rows),
-            // Padded to few numbers: each of them is a graph of its own.
-            asking: (asking < batch.tokens.len()).then(|| match asking {
-                0 => 0,
-                some => some.next_power_of_two().min(size),
+            asking: (asking < batch.tokens.len()).then(|| {
+                let padded = ASKING.into_iter().find(|&padded| padded >= asking);
+                padded.unwrap_or(size).min(size)
             }),
         }
+    }
+
+    /// Whether it is of a kind of which there are many, and most come seldom: not of one token for each row, all of which ask.
+    pub fn is_seldom(self) -> bool {
+        self.before || self.asking.is_some()
     }
 }
 
@@ -87,7 +94,8 @@ mod tests {
         assert_eq!(kind(&[&[nothing][..], &[choice; 30]].concat(), 32), (false, Some(32)));
         assert_eq!(kind(&[&[(4, Output::Choice)][..], &[choice; 31]].concat(), 40), (true, Some(32)));
         assert_eq!(kind(&[&[(4, Output::Nothing)][..], &[choice; 36]].concat(), 40), (true, Some(40)));
-        assert_eq!(kind(&[(4, Output::Nothing)], 4), (true, Some(0)));
+        assert_eq!(kind(&[(4, Output::Nothing)], 8), (true, Some(0)));
+        assert_eq!(kind(&[(4, Output::Choice), (3, Output::Choice)], 8), (true, Some(8)));
         assert_eq!(kind(&[(1, Output::Logits)], 1), (false, None));
     }
 

@@ -1,6 +1,6 @@
 //! Captured steps of one padded number of tokens, and where they read their inputs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use candle_core::Result;
@@ -36,6 +36,8 @@ pub struct Prepared {
     /// Whether virtual tokens of an earlier step are still written.
     virtual_tokens: bool,
     captured: HashMap<Kind, Captured>,
+    /// Seldom kinds that have come once.
+    seen: HashSet<Kind>,
 }
 
 struct Captured {
@@ -85,8 +87,18 @@ impl Prepared {
         let staging = || Pinned::new(gpu, 4 * (Numbers::all(size) + size * max_blocks));
         let staging = [staging()?, staging()?];
         let nowhere = Slice::of_u32(gpu, &vec![NOWHERE; size])?;
-        let (virtual_tokens, captured) = (false, HashMap::new());
-        Ok(Self { inputs, staging, numbers, table, max_blocks, size, nowhere, virtual_tokens, captured })
+        Ok(Self {
+            inputs,
+            staging,
+            numbers,
+            table,
+            max_blocks,
+            size,
+            nowhere,
+            virtual_tokens: false,
+            captured: HashMap::new(),
+            seen: HashSet::new(),
+        })
     }
 
     /// Writes a batch's tokens, and padding after them, where the captured step reads them, in the order of launches: the step
@@ -179,11 +191,19 @@ impl Prepared {
             return captured.launch();
         }
         self.turn_to(kind);
+        // One that comes but once is not worth a graph, nor the time of those who wait while it is made.
+        let only_once = kind.is_seldom() && self.seen.insert(kind);
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
+        let forward = || {
+            let answer = body.forward(step())?;
+            Ok(Answer { logits: answer.logits.map(|logits| logits.place()), ..Answer::default() })
+        };
+        if only_once {
+            return forward();
+        }
         // Launch by launch this time: then whatever has to be loaded or taken is there when it is captured. Its answer is the step's.
         machine.ahead.note();
-        let answer = body.forward(step()).inspect_err(|_| machine.ahead.forget())?;
-        let answer = Answer { logits: answer.logits.map(|logits| logits.place()), ..Answer::default() };
+        let answer = forward().inspect_err(|_: &candle_core::Error| machine.ahead.forget())?;
         machine.ahead.repeat();
         let mut logits = None;
         let graph = Graph::capture(&machine.gpu, || {
