@@ -11,7 +11,7 @@ mod llama;
 pub mod load;
 mod ops;
 
-pub use base::{BaseModel, Choice, Held, Outputs, Warm};
+pub use base::{BaseModel, Called, Choice, Held, Outputs, Warm};
 pub use batch::{Batch, Output, Row, RowSpec, Segment};
 pub use body::Body;
 pub use repertoire_kernels::cuda::Draw;

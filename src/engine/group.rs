@@ -20,8 +20,8 @@ pub struct Group {
     pub adapter: Option<Lease>,
     /// Keeps the adapter on the device, once it runs.
     pub held: Option<Held>,
-    /// Since when it could run if its adapter were there.
-    pub called: Option<Instant>,
+    /// When its adapter first found no room on the device.
+    pub refused: Option<Instant>,
     pub answer: Answer,
     pub demand: Demand,
     pub deadline: Option<Deadline>,
@@ -65,7 +65,7 @@ impl Group {
             virtual_tokens,
             adapter,
             held: None,
-            called: None,
+            refused: None,
             answer,
             demand,
             deadline,

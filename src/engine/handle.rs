@@ -119,7 +119,7 @@ impl Shared {
         self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Who runs and waits now, `arriving` requests for their adapters.
+    /// Who runs and waits now.
     pub(super) fn note(&self, scheduler: &Scheduler) {
         self.running.store(scheduler.running(), Ordering::Relaxed);
         self.waiting.store(scheduler.waiting(), Ordering::Relaxed);

@@ -239,8 +239,8 @@ impl Scheduler {
         };
         let mut next: BinaryHeap<_> = self.waiting.iter().map(order).collect();
         while let Some(Reverse((.., id))) = next.pop() {
-            branches += self.waiting[&id].demand.width;
-            if branches > self.budget.running {
+            let width = self.waiting[&id].demand.width;
+            if branches + width > self.budget.running {
                 return;
             }
             let Some(mut unit) = self.waiting.remove(&id) else { return };
@@ -254,6 +254,7 @@ impl Scheduler {
                 }
                 return;
             }
+            branches += width;
             self.shares.starts(unit.adapter);
             self.running.insert(id, unit);
         }

@@ -192,7 +192,9 @@ impl Worker {
         let mut each = plan.rows.iter().zip(places);
         let all_follow = each.all(|(row, place)| match place {
             Place::Nothing => true,
-            Place::Choice(_) | Place::Scores(_) => self.groups.get(&row.unit).is_none_or(follows),
+            Place::Choice(_) => self.groups.get(&row.unit).is_none_or(follows),
+            // Of one that left nothing is known any more, and its scores may have to be waited for.
+            Place::Scores(_) => self.groups.get(&row.unit).is_some_and(follows),
             Place::Logits(_) => false,
         });
         self.model.follows(None) && all_follow && self.scheduler.advance()

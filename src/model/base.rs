@@ -32,10 +32,9 @@ pub trait BaseModel: Send {
     /// Whether rows may ask for drawn choices ([`super::Row::draw`]). Who computes on the CPU gives logits, and the engine draws.
     fn draws(&self) -> bool;
 
-    /// Begins to bring an adapter to the base's device, where it is not, while steps go on. Answers what keeps it there once it has
-    /// arrived; until then, and while those that are kept leave no room for it, it has to be called again. A step whose adapters
-    /// nobody called brings them itself, and waits.
-    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Held>>;
+    /// Begins to bring an adapter to the base's device, where it is not, while steps go on. Until it has arrived, and while those that
+    /// are kept leave no room for it, it has to be called again. A step whose adapters nobody called brings them itself, and waits.
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Called>;
 
     /// Copies whole blocks (from, to), in all layers.
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()>;
@@ -58,6 +57,17 @@ pub trait BaseModel: Send {
     /// Finishes the step that began first: waits for it, and answers what each row's [`super::Output`] asks. After an error the
     /// step is over too, and one that follows it has nothing to say.
     fn finish(&mut self) -> Result<Outputs>;
+}
+
+/// What came of calling an adapter.
+#[derive(Clone, Debug)]
+pub enum Called {
+    /// It is there, and stays.
+    Here(Held),
+    /// It is on its way.
+    Coming,
+    /// Those that are kept leave no room.
+    NoRoom,
 }
 
 /// Keeps an adapter on the base's device as long as somebody has it. Where nothing has to be brought, it is empty.

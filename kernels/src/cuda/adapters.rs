@@ -82,7 +82,7 @@ pub fn shrink_parts(gpu: &Gpu, dtype: Dtype, lines: usize, inputs: usize, sites:
 }
 
 /// `shrunk = alpha · x·Aᵀ` for every line and site with a low-rank patch; x is [lines, inputs]. Of a line, the first numbers are
-/// written, as many as its patch's rank. A line's numbers do not depend on other lines.
+/// written, as many as its patch's rank. A line's numbers depend on its own and on the parts alone.
 ///
 /// # Panics
 /// If a shape or a dtype does not fit.

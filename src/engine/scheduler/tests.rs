@@ -55,6 +55,18 @@ fn a_higher_priority_is_admitted_first_and_equal_ones_in_order() {
 }
 
 #[test]
+fn who_is_not_ready_takes_nobodys_place() {
+    let mut s = scheduler(64, 2, 100);
+    (1..=4).for_each(|id| enqueue(&mut s, id, demand(3, 5, 2)));
+    (5..=7).for_each(|id| enqueue(&mut s, id, demand(3, 5, 1)));
+    assert_eq!(shape(&s.plan(64, |id| id.0 > 4)), [(5, 0, 3), (6, 0, 3)]);
+    s.end(UnitId(5));
+    s.end(UnitId(6));
+    // The first that is, in their order.
+    assert_eq!(shape(&s.plan(64, |id| id.0 != 1)), [(2, 0, 3)]);
+}
+
+#[test]
 fn branches_share_the_prompt_and_copy_a_block_only_when_they_write_it() {
     let mut s = scheduler(64, 8, 100);
     enqueue(&mut s, 1, demand(20, 30, 3));

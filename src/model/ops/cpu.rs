@@ -16,7 +16,7 @@ use crate::adapter::{Adapter, SiteMap};
 use crate::device::{Activations, compute, with_f32};
 use crate::model::batch::segments;
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
-use crate::model::{BaseModel, Batch, BlockId, Body, Held, KvShape, Output, Outputs, Warm};
+use crate::model::{BaseModel, Batch, BlockId, Body, Called, Held, KvShape, Output, Outputs, Warm};
 
 use super::Ops;
 use elementwise::{activate, add, add_row, gate, norm, rotate};
@@ -64,8 +64,8 @@ impl BaseModel for CpuModel {
         false
     }
 
-    fn call(&mut self, _: &Arc<Adapter>) -> Result<Option<Held>> {
-        Ok(Some(Held::default()))
+    fn call(&mut self, _: &Arc<Adapter>) -> Result<Called> {
+        Ok(Called::Here(Held::default()))
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {

@@ -23,7 +23,7 @@ use crate::adapter::apply::apply_head;
 use crate::adapter::{Adapter, Head, SiteMap};
 use crate::device::{Activations, Buffer, Placement, gpu_error};
 use crate::model::load::LoadError;
-use crate::model::{BaseModel, Batch, BlockId, Body, Held, KvShape, Output, Outputs, Row, Warm};
+use crate::model::{BaseModel, Batch, BlockId, Body, Called, KvShape, Output, Outputs, Row, Warm};
 
 use captured::CapturedSteps;
 use inputs::Inputs;
@@ -228,8 +228,8 @@ impl BaseModel for GpuModel {
         true
     }
 
-    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Held>> {
-        Ok(self.residents.call(adapter)?.map(|held| Held(Some(held))))
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Called> {
+        self.residents.call(adapter)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {

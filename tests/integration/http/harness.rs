@@ -15,7 +15,7 @@ use repertoire::app;
 use repertoire::config::{BaseConfig, Config};
 use repertoire::engine::{Engine, EngineOptions};
 use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, accept_adapter, router};
-use repertoire::model::{BaseModel, Batch, BlockId, Held, KvShape, Outputs, Warm};
+use repertoire::model::{BaseModel, Batch, BlockId, Called, KvShape, Outputs, Warm};
 use repertoire::telemetry;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -62,7 +62,7 @@ impl BaseModel for Scripted {
         self.inner.draws()
     }
 
-    fn call(&mut self, adapter: &Arc<Adapter>) -> TensorResult<Option<Held>> {
+    fn call(&mut self, adapter: &Arc<Adapter>) -> TensorResult<Called> {
         self.inner.call(adapter)
     }
 

@@ -2,7 +2,7 @@
 //! what is asked in order and computes later: not before it is waited for.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use crate::adapter::{Adapter, Digest, EmbeddingSite, SiteMap};
 use crate::device::{Activations, Buffer};
 use crate::engine::Parameters;
 use crate::engine::sampler::{Candidates, Weights};
-use crate::model::{BLOCK_TOKENS, BaseModel, Batch, BlockId, Choice, Draw, Held, KvShape, Output, Outputs, Row, Warm};
+use crate::model::{
+    BLOCK_TOKENS, BaseModel, Batch, BlockId, Called, Choice, Draw, Held, KvShape, Output, Outputs, Row, Warm,
+};
 
 pub const VOCAB: usize = 256;
 pub const EOS: u32 = 0;
@@ -52,7 +54,9 @@ pub struct Remembering {
     /// How many adapters fit on the device, and those that are there or on their way.
     room: usize,
     there: HashMap<Digest, Arc<()>>,
-    arriving: HashSet<Digest>,
+    /// By the number of the call that began it.
+    arriving: HashMap<Digest, usize>,
+    calls: usize,
     tasks: VecDeque<Task>,
     /// What stands at a position: a digest of its token, its adapter, and what stands before.
     store: HashMap<(BlockId, usize), u64>,
@@ -71,7 +75,8 @@ impl Remembering {
             stays,
             room,
             there: HashMap::new(),
-            arriving: HashSet::new(),
+            arriving: HashMap::new(),
+            calls: 0,
             tasks: VecDeque::new(),
             store: HashMap::new(),
             choices: vec![],
@@ -219,19 +224,25 @@ impl BaseModel for Remembering {
         self.ability == Ability::Ahead
     }
 
-    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Held>> {
+    fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Called> {
         let digest = adapter.digest;
+        self.calls += 1;
+        // Nobody leaves while it is on its way; one that nobody calls any more has arrived some time later.
+        self.arriving.retain(|_, began| self.calls - *began < 100);
         if !self.there.contains_key(&digest) {
-            let unkept = self.there.iter().find(|(_, held)| Arc::strong_count(held) == 1).map(|(digest, _)| *digest);
+            let unkept = |(digest, held): &(&Digest, &Arc<()>)| {
+                Arc::strong_count(held) == 1 && !self.arriving.contains_key(*digest)
+            };
+            let unkept = self.there.iter().find(unkept).map(|(digest, _)| *digest);
             if self.there.len() == self.room && unkept.map(|unkept| self.there.remove(&unkept)).is_none() {
-                return Ok(None);
+                return Ok(Called::NoRoom);
             }
             self.there.insert(digest, Arc::default());
-            self.arriving.insert(digest);
-            return Ok(None);
+            self.arriving.insert(digest, self.calls);
+            return Ok(Called::Coming);
         }
         self.arriving.remove(&digest);
-        Ok(Some(Held(Some(self.there[&digest].clone()))))
+        Ok(Called::Here(Held(Some(self.there[&digest].clone()))))
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<()> {
@@ -265,7 +276,7 @@ impl BaseModel for Remembering {
             assert!(row.follows.is_none() || self.follows(row.adapter.as_deref()), "it cannot follow");
             let kept = |adapter: &Arc<Adapter>| {
                 let held = self.there.get(&adapter.digest).is_some_and(|held| Arc::strong_count(held) > 1);
-                held && !self.arriving.contains(&adapter.digest)
+                held && !self.arriving.contains_key(&adapter.digest)
             };
             assert!(row.adapter.as_ref().is_none_or(kept), "an adapter that is not on the device, or may leave it");
         }

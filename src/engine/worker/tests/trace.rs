@@ -34,6 +34,8 @@ pub struct Ask {
     pub comes: usize,
     /// Its client leaves once it has heard so many tokens.
     pub leaves: Option<usize>,
+    /// The turn before which its client leaves, whatever it has heard.
+    pub gone: Option<usize>,
     pub timeout: Option<Duration>,
 }
 
@@ -154,6 +156,7 @@ pub fn run(asks: &[Ask], setting: Setting) -> Heard {
                 came = true;
             }
         }
+        clients.iter_mut().filter(|client| client.ask.gone == Some(turn)).for_each(|client| client.events = None);
         let idle = worker.groups.is_empty() && worker.flights.is_empty();
         if idle && !came {
             if coming == 0 {

@@ -4,7 +4,7 @@ mod courier;
 mod tables;
 mod upload;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
@@ -12,6 +12,7 @@ use repertoire_kernels::cuda::{Dtype, Gpu, GpuError, LowRank, MOST_RANK, SitePat
 
 use crate::adapter::{Adapter, Digest, OnDevice, SiteId, SiteMap};
 use crate::device::{Placement, gpu_error};
+use crate::model::{Called, Held};
 
 use courier::{Arrival, Courier};
 use tables::{Patches, SLOTS, Tables};
@@ -26,6 +27,8 @@ pub struct Residents {
     /// By slot; 0 is nobody's.
     slots: Vec<Option<Resident>>,
     by_digest: HashMap<Digest, usize>,
+    /// Slots in which something may be left of the adapter before.
+    retired: HashSet<usize>,
     /// Bytes that adapters take, and may take.
     bytes: usize,
     most_bytes: usize,
@@ -67,6 +70,7 @@ impl Residents {
             tables: Tables::new(gpu, sites),
             slots: (0..SLOTS).map(|_| None).collect(),
             by_digest: HashMap::new(),
+            retired: HashSet::new(),
             bytes: 0,
             most_bytes: placement.target.adapter_bytes,
             clock: 0,
@@ -78,9 +82,9 @@ impl Residents {
         self.slots[*self.by_digest.get(&adapter.digest)?].as_ref()
     }
 
-    /// Begins to bring an adapter to the GPU, where it is not; answers what keeps it there once it has arrived. Adapters that nobody
-    /// keeps make room, those used longest ago first; where they leave none, it has to be called again.
-    pub fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Option<Arc<()>>> {
+    /// Begins to bring an adapter to the GPU, where it is not. Adapters that nobody keeps make room, those used longest ago first, where
+    /// that is enough.
+    pub fn call(&mut self, adapter: &Arc<Adapter>) -> Result<Called> {
         self.bring(adapter, false)
     }
 
@@ -88,54 +92,55 @@ impl Residents {
     /// take more than adapters should.
     pub fn admit<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) -> Result<()> {
         let adapters: Vec<&Arc<Adapter>> = adapters.collect();
-        let mut held: Vec<Arc<()>> =
-            adapters.iter().filter_map(|adapter| Some(self.get(adapter)?.held.clone())).collect();
+        let mut held: Vec<Held> = adapters.iter().filter_map(|adapter| Some(self.get(adapter)?.keep())).collect();
         for adapter in adapters {
-            if let Some(there) = self.bring(adapter, true)? {
+            if let Called::Here(there) = self.bring(adapter, true)? {
                 held.push(there);
                 continue;
             }
             let slot = self.by_digest[&adapter.digest];
             let arrival = self.slots[slot].as_ref().and_then(|resident| resident.arrival.as_ref());
             let arrived = arrival.map_or(Ok(()), Arrival::wait);
-            held.extend(self.settle(slot, arrived)?);
+            held.push(self.settle(slot, arrived)?);
         }
         Ok(())
     }
 
-    fn bring(&mut self, adapter: &Adapter, at_once: bool) -> Result<Option<Arc<()>>> {
+    fn bring(&mut self, adapter: &Adapter, at_once: bool) -> Result<Called> {
         self.clock += 1;
         if let Some(&slot) = self.by_digest.get(&adapter.digest) {
             let Some(resident) = &mut self.slots[slot] else { candle_core::bail!("a slot that nobody has") };
             resident.last_used = self.clock;
             let Some(arrival) = &resident.arrival else {
                 resident.announce(adapter);
-                return Ok(Some(resident.held.clone()));
+                return Ok(Called::Here(resident.keep()));
             };
-            let Some(arrived) = arrival.arrived() else { return Ok(None) };
-            return self.settle(slot, arrived);
+            let Some(arrived) = arrival.arrived() else { return Ok(Called::Coming) };
+            return self.settle(slot, arrived).map(Called::Here);
         }
         check(adapter)?;
         let upload = Arc::new(Upload::of(adapter, self.dtype));
-        let Some((slot, memory)) = self.room(upload.bytes(), at_once)? else { return Ok(None) };
+        let Some((slot, memory)) = self.room(upload.bytes(), at_once)? else { return Ok(Called::NoRoom) };
         // Steps under way may still read what was there before.
         let taken = self.gpu.record().map_err(gpu_error)?;
         let arrival = self.courier.send(upload.clone(), memory.clone(), taken)?;
         self.place(adapter, slot, &upload, &memory, arrival);
-        Ok(None)
+        Ok(Called::Coming)
     }
 
     /// A slot, and memory of `bytes` bytes, once there is room; `at_once` even where adapters then take more than they should.
     fn room(&mut self, bytes: usize, at_once: bool) -> Result<Option<(usize, Slice)>> {
         self.settle_arrived();
-        while self.bytes + bytes > self.most_bytes && self.evict() {}
-        // One that is larger than all of the room comes alone.
-        if self.bytes + bytes > self.most_bytes && self.bytes > 0 && !at_once {
+        // One that is larger than all of the room comes alone. Nobody leaves for one that then has no room.
+        let kept: usize = self.slots.iter().flatten().filter(|resident| resident.stays()).map(|r| r.bytes).sum();
+        if kept + bytes > self.most_bytes && kept > 0 && !at_once {
             return Ok(None);
         }
+        while self.bytes + bytes > self.most_bytes && self.evict() {}
         let slot = loop {
-            match self.slots.iter().skip(1).position(Option::is_none) {
-                Some(at) => break at + 1,
+            let free = |&slot: &usize| self.slots[slot].is_none() && !self.retired.contains(&slot);
+            match (1..SLOTS).find(free) {
+                Some(slot) => break slot,
                 None if self.evict() => {}
                 None if at_once => candle_core::bail!("a step has more than the {} adapters a GPU holds", SLOTS - 1),
                 None => return Ok(None),
@@ -164,9 +169,9 @@ impl Residents {
     }
 
     /// An adapter's bytes are there: kernels may find them. Answers what keeps it.
-    fn settle(&mut self, slot: usize, arrived: Result<()>) -> Result<Option<Arc<()>>> {
-        let Some(resident) = &mut self.slots[slot] else { return Ok(None) };
-        let held = resident.held.clone();
+    fn settle(&mut self, slot: usize, arrived: Result<()>) -> Result<Held> {
+        let Some(resident) = &mut self.slots[slot] else { candle_core::bail!("a slot that nobody has") };
+        let held = resident.keep();
         resident.arrival = None;
         resident.on_device.set(arrived.is_ok());
         let patches = std::mem::take(&mut resident.patches);
@@ -174,15 +179,14 @@ impl Residents {
         if settled.is_err() {
             self.remove(slot);
         }
-        settled.map(|()| Some(held))
+        settled.map(|()| held)
     }
 
     /// Takes the adapter that was used longest ago from the GPU; not one that somebody keeps, nor one on its way. A step under way may
     /// have it: what it reads changes in the order of launches alone, and memory is given to others in that order too.
     fn evict(&mut self) -> bool {
         let unused = self.slots.iter().enumerate().filter_map(|(slot, resident)| {
-            let unused = |resident: &&Resident| Arc::strong_count(&resident.held) == 1 && resident.arrival.is_none();
-            Some((resident.as_ref().filter(unused)?.last_used, slot))
+            Some((resident.as_ref().filter(|resident| !resident.stays())?.last_used, slot))
         });
         let oldest = unused.min();
         oldest.inspect(|&(_, slot)| self.remove(slot)).is_some()
@@ -194,7 +198,9 @@ impl Residents {
         self.bytes -= resident.bytes;
         resident.on_device.set(false);
         if let Err(error) = self.tables.clear(slot, &resident.patched) {
-            tracing::warn!(%error, "a slot could not be cleared");
+            // Whoever had it next would find what it left.
+            tracing::error!(%error, slot, "a slot could not be cleared, and is not used again");
+            self.retired.insert(slot);
         }
     }
 
@@ -247,6 +253,16 @@ impl Residents {
 }
 
 impl Resident {
+    /// Keeps it here.
+    fn keep(&self) -> Held {
+        Held(Some(self.held.clone()))
+    }
+
+    /// Whether it makes no room for others: somebody keeps it, or it is on its way.
+    fn stays(&self) -> bool {
+        Arc::strong_count(&self.held) > 1 || self.arrival.is_some()
+    }
+
     /// The host may have read the adapter anew since it was brought here.
     fn announce(&mut self, adapter: &Adapter) {
         if !adapter.on_device.get() {

@@ -50,9 +50,9 @@ impl Kind {
 fn sees_another(rows: &[Row]) -> bool {
     let filled = |row: &Row| row.start / BLOCK_TOKENS..(row.start + row.tokens.len()) / BLOCK_TOKENS;
     let filled: HashSet<BlockId> = rows.iter().flat_map(|row| row.blocks[filled(row)].iter().copied()).collect();
-    // Blocks that are full before its first token.
-    let found = |row: &Row| row.start / BLOCK_TOKENS;
-    rows.iter().flat_map(|row| &row.blocks[..found(row)]).any(|block| filled.contains(block))
+    // The last block that is full before its first token: if another one that it found is filled now, so is this one.
+    let found = |row: &Row| Some(row.blocks[(row.start / BLOCK_TOKENS).checked_sub(1)?]);
+    rows.iter().filter_map(found).any(|block| filled.contains(&block))
 }
 
 #[cfg(test)]

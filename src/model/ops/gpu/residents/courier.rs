@@ -1,7 +1,7 @@
 //! Brings adapters to the GPU while it works.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -55,7 +55,7 @@ impl Courier {
     pub fn send(&self, upload: Arc<Upload>, memory: Slice, taken: Mark) -> Result<Arrival> {
         let (sender, done) = channel();
         let errand = Errand { upload, memory: memory.clone(), taken, done: sender };
-        self.0.send(errand).map_err(|_| candle_core::Error::Msg("the courier's thread has ended".into()))?;
+        self.0.send(errand).map_err(|_| ended())?;
         Ok(Arrival { done, _memory: memory })
     }
 }
@@ -63,13 +63,21 @@ impl Courier {
 impl Arrival {
     /// Whether everything is there; `None` if not yet.
     pub fn arrived(&self) -> Option<Result<()>> {
-        self.done.try_recv().ok()
+        match self.done.try_recv() {
+            Ok(arrived) => Some(arrived),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(ended())),
+        }
     }
 
     /// Waits until everything is there.
     pub fn wait(&self) -> Result<()> {
-        self.done.recv().unwrap_or_else(|_| Err(candle_core::Error::Msg("the courier's thread has ended".into())))
+        self.done.recv().unwrap_or_else(|_| Err(ended()))
     }
+}
+
+fn ended() -> candle_core::Error {
+    candle_core::Error::Msg("the courier's thread has ended".into())
 }
 
 struct Route {
