@@ -267,7 +267,12 @@ impl BaseModel for GpuModel {
         }
         self.residents.admit(batch.segments.iter().filter_map(|segment| segment.adapter.as_ref()))?;
         let turn = self.turn;
-        let mut answer = self.launch(&batch, turn)?;
+        let launched = self.launch(&batch, turn);
+        if launched.is_err() {
+            // What was launched before still reads memory that the next step writes.
+            let _ = self.machine.gpu.synchronize();
+        }
+        let mut answer = launched?;
         if answer.logits.is_some() {
             self.choices.bring(turn).map_err(gpu_error)?;
         }
