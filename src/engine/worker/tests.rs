@@ -74,19 +74,24 @@ fn asks(rng: &mut StdRng, strangers: f64) -> Vec<Ask> {
         let adapter = if rng.random_bool(0.5) { 0 } else { rng.random_range(1..4) };
         let priority = rng.random_range(-1..2);
         let scores = rng.random_bool(0.15);
-        asks.push(Ask {
-            prompt,
-            parameters,
-            scores,
-            adapter,
-            priority,
-            comes,
-            leaves: None,
-            gone: None,
-            timeout: None,
-        });
+        asks.push(Ask { prompt, parameters, scores, adapter, priority, comes, ..of_the_base() });
     }
     asks
+}
+
+/// Asks the base for twenty tokens, at once.
+fn of_the_base() -> Ask {
+    Ask {
+        prompt: vec![u32::from(LETTERS[0]); 10],
+        parameters: Parameters { max_new_tokens: 20, ignore_eos: true, ..Parameters::default() },
+        scores: false,
+        adapter: 0,
+        priority: 0,
+        comes: 0,
+        leaves: None,
+        gone: None,
+        timeout: None,
+    }
 }
 
 fn setting(rng: &mut StdRng) -> Setting {
@@ -240,19 +245,7 @@ fn a_step_that_fails_takes_its_own_requests_along_and_leaves_the_others_their_an
 
 #[test]
 fn a_step_that_scores_is_waited_for_by_nobody() {
-    let prompt = vec![u32::from(LETTERS[0]); 10];
-    let parameters = Parameters::default();
-    let ask = Ask {
-        prompt,
-        parameters,
-        scores: true,
-        adapter: 1,
-        priority: 0,
-        comes: 0,
-        leaves: None,
-        gone: None,
-        timeout: None,
-    };
+    let ask = Ask { scores: true, adapter: 1, ..of_the_base() };
     let budget = Budget { tokens: 10, running: 8 };
     let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 8, room: 1 };
     let heard = run(&vec![ask; 8], setting);
@@ -263,19 +256,7 @@ fn a_step_that_scores_is_waited_for_by_nobody() {
 
 #[test]
 fn a_client_that_leaves_while_its_scores_have_to_be_waited_for_takes_nobody_along() {
-    let parameters = Parameters { max_new_tokens: 20, ignore_eos: true, ..Parameters::default() };
-    let prompt = vec![u32::from(LETTERS[0]); 10];
-    let stays = Ask {
-        prompt,
-        parameters,
-        scores: false,
-        adapter: 0,
-        priority: 0,
-        comes: 0,
-        leaves: None,
-        gone: None,
-        timeout: None,
-    };
+    let stays = of_the_base();
     let leaves = Ask { scores: true, adapter: 3, ..stays.clone() };
     let budget = Budget { tokens: 64, running: 4 };
     let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 8, room: 1 };
@@ -288,22 +269,9 @@ fn a_client_that_leaves_while_its_scores_have_to_be_waited_for_takes_nobody_alon
 
 #[test]
 fn an_answer_that_only_its_length_ends_takes_no_step_too_many() {
-    let parameters = Parameters { max_new_tokens: 20, ignore_eos: true, ..Parameters::default() };
-    let prompt = vec![u32::from(LETTERS[0]); 10];
-    let ask = Ask {
-        prompt,
-        parameters,
-        scores: false,
-        adapter: 0,
-        priority: 0,
-        comes: 0,
-        leaves: None,
-        gone: None,
-        timeout: None,
-    };
     let budget = Budget { tokens: 64, running: 4 };
     let setting = Setting { ability: Ability::Ahead, faults: Faults::default(), budget, blocks: 2, room: 1 };
-    let heard = run(&[ask], setting);
+    let heard = run(&[of_the_base()], setting);
     // Of twenty steps all but the first begin while another is under way.
     assert_eq!((tokens(&heard.events[0]), heard.ahead), (20, 19));
 }

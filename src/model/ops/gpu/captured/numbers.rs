@@ -29,6 +29,7 @@ impl Numbers {
         (Self::Draws as usize + 4 + Draw::WORDS) * size
     }
 
+    /// Where they are.
     pub const fn at(self, size: usize) -> Range<usize> {
         // Tiles are three numbers each.
         let (first, count) = match self {

@@ -10,12 +10,11 @@ use repertoire_kernels::cuda::{
 
 use crate::adapter::SiteMap;
 use crate::device::gpu_error;
-use crate::model::{BLOCK_TOKENS, Batch, Body, Row};
-
 use crate::model::ops::gpu::inputs::{Asked, Inputs, Lines, NOWHERE, Rows, Tokens, drawn, follows, stored_at};
 use crate::model::ops::gpu::machine::Machine;
 use crate::model::ops::gpu::residents::Residents;
 use crate::model::ops::gpu::step::{Answer, Answered, Choices, Step};
+use crate::model::{BLOCK_TOKENS, Batch, Body, Row};
 
 use super::kind::Kind;
 use super::numbers::Numbers;
