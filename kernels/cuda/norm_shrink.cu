@@ -1,53 +1,16 @@
 // RMS norm and layer norm of a line, and at once what adapters' first matrices make of it, where all sites of an input have
 // adapters: the line is in shared memory anyway, and while it is normalised the matrices come nearer.
-#include "adapters.cuh"
-#include "ahead.cuh"
 #include "norm.cuh"
+#include "shrink.cuh"
 
 using namespace products;
-
-// Ranks that a warp shrinks at once.
-constexpr int WARP_RANKS = 2;
 
 // h [rank] = alpha · a [rank, n] · x [n] by the warps of a block, for a's dtype; x is in shared memory.
 template <typename A, typename T>
 __device__ __forceinline__ void shrink_line(const Entry& entry, const T* x, float* h, int n) {
-    // Loads of a lane that are under way together.
-    constexpr int BATCH = 4;
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, rank = entry.rank, pieces = n / 8;
-    for (int first = warp * WARP_RANKS; first < rank; first += THREADS / WARP * WARP_RANKS) {
-        const A* rows[WARP_RANKS];
-#pragma unroll
-        for (int r = 0; r < WARP_RANKS; r++) {
-            rows[r] = static_cast<const A*>(entry.a) + static_cast<size_t>(min(first + r, rank - 1)) * n;
-        }
-        float sums[WARP_RANKS] = {};
-        for (int from = lane; from < pieces; from += WARP * BATCH) {
-            Stored<A> stored[BATCH][WARP_RANKS];
-#pragma unroll
-            for (int i = 0; i < BATCH; i++) {
-                const int piece = from + i * WARP;
-#pragma unroll
-                for (int r = 0; r < WARP_RANKS; r++) {
-                    stored[i][r] = load_eight_once_if(rows[r] + min(piece, pieces - 1) * 8, piece < pieces);
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < BATCH; i++) {
-                const Eight numbers = widen(load_stored(x + min(from + i * static_cast<int>(WARP), pieces - 1) * 8));
-#pragma unroll
-                for (int r = 0; r < WARP_RANKS; r++) {
-                    const Eight row = widen(stored[i][r]);
-#pragma unroll
-                    for (int j = 0; j < 8; j++) sums[r] = fmaf(row.x[j], numbers.x[j], sums[r]);
-                }
-            }
-        }
-#pragma unroll
-        for (int r = 0; r < WARP_RANKS; r++) {
-            const float sum = lanes_sum<WARP>(sums[r]);
-            if (lane == 0 && first + r < rank) h[first + r] = entry.alpha * sum;
-        }
+    const int warp = threadIdx.x / WARP, warps = THREADS / WARP;
+    for (int first = warp * SHRINKING_RANKS; first < entry.rank; first += warps * SHRINKING_RANKS) {
+        shrink_ranks_of<A>(entry, first, x, h, n);
     }
 }
 
