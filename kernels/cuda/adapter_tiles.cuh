@@ -61,90 +61,190 @@ __device__ __noinline__ Eight finish_eight(const Entry* entry, const T* bias, Ei
     return sums;
 }
 
-// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to 8 · HALVES lines and a block's 256 columns, for ranks that are a multiple
-// of 4. A warp has 32 columns, which are dealt out to the tensor core's tiles so that a lane has 8 neighbours of a line: base is
-// read and y written 16 bytes or more at once. h is the sum of `parts`, `apart` numbers from each other. `near` is the entry's, or
-// that of nothing; then it may lie anywhere.
-template <typename T, int HALVES>
-__device__ __forceinline__ void expand_tile(
-    const Near& near, const Entry* entry, const float* h, int h_pitch, int parts, size_t apart, const float* base, const T* bias, void* y, int lines, int outputs,
-    int pitch, uint32_t mode) {
-    constexpr int TILES = 4;
-    const int rank = near.rank, lane = threadIdx.x % 32, quad = lane / 4, part = lane % 4;
-    const int begin = blockIdx.x * EXPAND_COLUMNS + threadIdx.x / 32 * 32, own = begin + part * 8;
-    if (begin >= outputs) return;
-    const int there = min(max(outputs - own, 0), 8);
-    const bool wide = there == 8 && pitch % 8 == 0 && aligned(base) && aligned(y);
+// What was shrunk of a tile's lines: the sum of `count` parts, `apart` numbers from each other.
+struct Parts {
+    int count;
+    size_t apart;
+};
 
-    // By tile of 8 columns and half of 16 lines: two columns of a line. The base's numbers come first, all under way at once.
-    float sums[TILES][HALVES][2];
-#pragma unroll
-    for (int half = 0; half < HALVES; half++) {
-        const int line = half * 8 + quad;
-        const Eight eight = load_some(base + static_cast<size_t>(line) * pitch + own, line < lines ? there : 0, wide && line < lines);
-#pragma unroll
-        for (int t = 0; t < TILES; t++) sums[t][half][0] = eight.x[2 * t], sums[t][half][1] = eight.x[2 * t + 1];
+// Where a lane works. A warp has 32 of a block's 256 columns, which are dealt out to the tensor core's tiles so that a lane has 8
+// neighbours of a line: base is read and y written 16 bytes or more at once.
+struct Lane {
+    int quad, part;
+    int begin;  // the warp's first column
+    int own;    // the lane's
+    int there;  // columns of the lane's eight
+
+    __device__ __forceinline__ explicit Lane(int outputs)
+        : quad(threadIdx.x % 32 / 4), part(threadIdx.x % 4), begin(blockIdx.x * EXPAND_COLUMNS + threadIdx.x / 32 * 32),
+          own(begin + part * 8), there(min(max(outputs - own, 0), 8)) {}
+
+    // The line of some half of 16.
+    __device__ __forceinline__ int line(int half) const { return half * 8 + quad; }
+
+    __device__ __forceinline__ bool wide(const void* first, int pitch) const {
+        return there == 8 && pitch % 8 == 0 && aligned(first);
     }
-#pragma unroll 1
-    for (int chunk = 0; chunk < rank; chunk += 16) {
-        const int at = chunk + part * 4;
-        uint2 columns[TILES];
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            const int column = begin + quad / 2 * 8 + t * 2 + quad % 2;
-            const T* row = static_cast<const T*>(near.b) + static_cast<size_t>(column) * rank + at;
-            columns[t] = load_half_if(row, column < outputs && at < rank);
+};
+
+// base and b·h of up to 8 · HALVES lines of one slot and a block's columns, for ranks that are a multiple of 4. What is loaded is
+// looked at only when all loads are under way.
+template <typename T, int HALVES> struct TileSums {
+    static constexpr int TILES = 4;
+    // The base's, as they are stored; of 16 bits they are in the first words.
+    Stored<float> base[HALVES];
+    // By tile of 8 columns and half of 16 lines: two columns of a line.
+    float sums[TILES][HALVES][2];
+
+    __device__ __forceinline__ void load(const Expansion<T>& of, const Lane& lane, int lines) {
+        if (of.mode == WRITE) {
+            load_as(static_cast<const T*>(of.base), of.pitch, lane, lines);
+        } else {
+            load_as(static_cast<const float*>(of.base), of.pitch, lane, lines);
         }
-        uint2 high[HALVES], low[HALVES];
+    }
+
+    template <typename B> __device__ __forceinline__ void load_as(const B* from, int pitch, const Lane& lane, int lines) {
+        if (lane.wide(from, pitch)) {
+#pragma unroll
+            for (int half = 0; half < HALVES; half++) {
+                const B* at = from + static_cast<size_t>(lane.line(half)) * pitch + lane.own;
+                const bool there = lane.line(half) < lines;
+                base[half].words[0] = load_if(at, there);
+                if constexpr (sizeof(B) == 4) base[half].words[1] = load_if(at + 4, there);
+            }
+            return;
+        }
 #pragma unroll
         for (int half = 0; half < HALVES; half++) {
-            const int line = half * 8 + quad;
-            float4 numbers = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (line < lines && at < rank) {
-                const float* from = h + static_cast<size_t>(line) * h_pitch + at;
-#pragma unroll 4
-                for (int p = 0; p < parts; p++) {
-                    const float4 more = *reinterpret_cast<const float4*>(from + p * apart);
-                    numbers = make_float4(numbers.x + more.x, numbers.y + more.y, numbers.z + more.z, numbers.w + more.w);
-                }
-            }
-            halve<T>(numbers, high[half], low[half]);
+            const B* at = from + static_cast<size_t>(lane.line(half)) * pitch + lane.own;
+            const Eight eight = load_some(at, lane.line(half) < lines ? lane.there : 0, false);
+            store_eight(reinterpret_cast<B*>(base[half].words), eight);
         }
+    }
+
+    __device__ __forceinline__ void
+    multiply_all(const Near& near, const Expansion<T>& of, const Parts& parts, const Lane& lane, int lines) {
+        const int rank = near.rank;
 #pragma unroll
-        for (int both = 0; both < HALVES; both += 2) {
+        for (int t = 0; t < TILES; t++) {
+#pragma unroll
+            for (int half = 0; half < HALVES; half++) sums[t][half][0] = sums[t][half][1] = 0.0f;
+        }
+#pragma unroll 1
+        for (int chunk = 0; chunk < rank; chunk += 16) {
+            const int at = chunk + lane.part * 4;
+            uint2 columns[TILES];
 #pragma unroll
             for (int t = 0; t < TILES; t++) {
-                float of_tile[4] = {sums[t][both][0], sums[t][both][1], sums[t][both + 1][0], sums[t][both + 1][1]};
-                multiply<T>(of_tile, {high[both].x, high[both + 1].x, high[both].y, high[both + 1].y}, columns[t].x, columns[t].y);
-                multiply<T>(of_tile, {low[both].x, low[both + 1].x, low[both].y, low[both + 1].y}, columns[t].x, columns[t].y);
-                sums[t][both][0] = of_tile[0], sums[t][both][1] = of_tile[1];
-                sums[t][both + 1][0] = of_tile[2], sums[t][both + 1][1] = of_tile[3];
+                const int column = lane.begin + lane.quad / 2 * 8 + t * 2 + lane.quad % 2;
+                const T* row = static_cast<const T*>(near.b) + static_cast<size_t>(column) * rank + at;
+                columns[t] = load_half_if(row, column < of.outputs && at < rank);
+            }
+            float4 numbers[HALVES];
+#pragma unroll
+            for (int half = 0; half < HALVES; half++) numbers[half] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 2
+            for (int p = 0; p < parts.count; p++) {
+                uint4 more[HALVES];
+#pragma unroll
+                for (int half = 0; half < HALVES; half++) {
+                    const int line = lane.line(half);
+                    const float* from = of.h + p * parts.apart + static_cast<size_t>(line) * of.h_pitch + at;
+                    more[half] = load_if(from, line < lines && at < rank);
+                }
+#pragma unroll
+                for (int half = 0; half < HALVES; half++) {
+                    numbers[half].x += __uint_as_float(more[half].x), numbers[half].y += __uint_as_float(more[half].y);
+                    numbers[half].z += __uint_as_float(more[half].z), numbers[half].w += __uint_as_float(more[half].w);
+                }
+            }
+            uint2 high[HALVES], low[HALVES];
+#pragma unroll
+            for (int half = 0; half < HALVES; half++) halve<T>(numbers[half], high[half], low[half]);
+#pragma unroll
+            for (int both = 0; both < HALVES; both += 2) {
+#pragma unroll
+                for (int t = 0; t < TILES; t++) {
+                    float of_tile[4] = {sums[t][both][0], sums[t][both][1], sums[t][both + 1][0], sums[t][both + 1][1]};
+                    multiply<T>(of_tile, {high[both].x, high[both + 1].x, high[both].y, high[both + 1].y}, columns[t].x, columns[t].y);
+                    multiply<T>(of_tile, {low[both].x, low[both + 1].x, low[both].y, low[both + 1].y}, columns[t].x, columns[t].y);
+                    sums[t][both][0] = of_tile[0], sums[t][both][1] = of_tile[1];
+                    sums[t][both + 1][0] = of_tile[2], sums[t][both + 1][1] = of_tile[3];
+                }
             }
         }
     }
-    Eight moved = {};
-    if (bias && !near.has_rows) moved = load_some(bias + own, there, there == 8 && aligned(bias));
+
+    // The base's bias of a lane's columns, where no slot's rows say otherwise.
+    static __device__ __forceinline__ Eight bias(const Near& near, const Expansion<T>& of, const Lane& lane) {
+        if (!of.bias || near.has_rows) return Eight{};
+        return load_some(of.bias + lane.own, lane.there, lane.there == 8 && aligned(of.bias));
+    }
+
+    // What becomes of some half of a lane's sums; `entry` is what `near` was read of.
+    __device__ __forceinline__ Eight
+    finished(int half, const Near& near, const Entry* entry, const Expansion<T>& of, const Lane& lane, const Eight& bias) const {
+        Eight numbers;
+        if (of.mode == WRITE) {
+            Stored<T> stored;
+#pragma unroll
+            for (unsigned i = 0; i < sizeof(stored.words) / sizeof(uint4); i++) stored.words[i] = base[half].words[i];
+            numbers = widen(stored);
+        } else {
+            numbers = widen(base[half]);
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) numbers.x[j] = numbers.x[j] + sums[j / 2][half][j % 2] + bias.x[j];
+        return near.has_rows ? finish_eight(entry, of.bias, numbers, lane.own, lane.there) : numbers;
+    }
+};
+
+// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) of them. `near` is the entry's, or that of nothing; then it may lie anywhere.
+template <typename T, int HALVES>
+__device__ __forceinline__ void
+expand_tile(const Near& near, const Entry* entry, const Expansion<T>& of, const Parts& parts, int lines) {
+    const Lane lane(of.outputs);
+    if (lane.begin >= of.outputs) return;
+    TileSums<T, HALVES> sums;
+    sums.load(of, lane, lines);
+    sums.multiply_all(near, of, parts, lane, lines);
+    const Eight bias = sums.bias(near, of, lane);
+    const bool wide = lane.wide(of.y, of.pitch);
 #pragma unroll
     for (int half = 0; half < HALVES; half++) {
-        const int line = half * 8 + quad;
+        const int line = lane.line(half);
         if (line >= lines) continue;
-        Eight numbers;
-#pragma unroll
-        for (int j = 0; j < 8; j++) numbers.x[j] = sums[j / 2][half][j % 2] + moved.x[j];
-        if (near.has_rows) numbers = finish_eight(entry, bias, numbers, own, there);
-        const size_t at = static_cast<size_t>(line) * pitch + own;
-        if (mode == WRITE) {
-            store_some(static_cast<T*>(y) + at, numbers, there, wide);
+        Eight numbers = sums.finished(half, near, entry, of, lane, bias);
+        const size_t at = static_cast<size_t>(line) * of.pitch + lane.own;
+        if (of.mode == WRITE) {
+            store_some(static_cast<T*>(of.y) + at, numbers, lane.there, wide);
             continue;
         }
-        float* to = static_cast<float*>(y) + at;
-        if (mode == ADD_F32) {
-            const Eight old = load_some(to, there, wide);
+        float* to = static_cast<float*>(of.y) + at;
+        if (of.mode == ADD_F32) {
+            const Eight old = load_some(to, lane.there, wide);
 #pragma unroll
             for (int j = 0; j < 8; j++) numbers.x[j] += old.x[j];
         }
-        store_some(to, numbers, there, wide);
+        store_some(to, numbers, lane.there, wide);
     }
+}
+
+// A tile whose lines are not expanded on tensor cores. Apart, as it takes more registers than all else.
+template <typename T>
+__device__ __noinline__ void expand_runs(const Entry* table, uint32_t slots, Run tile, Expansion<T> of) {
+    const Entry entry = entry_of(table, slots, tile.slot);
+    for (int line = 0; line < tile.lines; line += RUN) {
+        expand(entry, of.from_line(tile.first + line), min(tile.lines - line, RUN));
+    }
+}
+
+// A tile of the host's list, cut where the lines end.
+__device__ __forceinline__ Run tile_at(const uint32_t* tiles, uint32_t index, int lines) {
+    const uint32_t* tile = tiles + index * 3;
+    const int first = min(tile[1], lines);
+    return {tile[0], first, static_cast<int>(min(min(tile[2], static_cast<uint32_t>(TILE_LINES)), lines - first))};
 }
 
 }  // namespace products

@@ -17,13 +17,6 @@ struct Shares {
     __device__ __forceinline__ int part() const { return blockIdx.z / sites; }
 };
 
-// A tile of the host's list, cut where the lines end.
-__device__ __forceinline__ Run tile_at(const uint32_t* tiles, uint32_t index, int lines) {
-    const uint32_t* tile = tiles + index * 3;
-    const int first = min(tile[1], lines);
-    return {tile[0], first, static_cast<int>(min(min(tile[2], static_cast<uint32_t>(TILE_LINES)), lines - first))};
-}
-
 __device__ __forceinline__ const Entry* table_at(
     const Entry* first, const Entry* second, const Entry* third, const Entry* fourth, int site) {
     return site == 0 ? first : site == 1 ? second : site == 2 ? third : fourth;
@@ -100,109 +93,66 @@ SHRINK(shrink_tiles_bf16, shrink_tiles, bf16)
 
 // Up to 64 lines: grid [chunks of columns, lines, sites].
 template <typename T>
-__device__ __forceinline__ void expand_slots(
-    const float* h, const uint32_t* lines_of, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
-    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares&) {
+__device__ __forceinline__ void
+expand_slots(const Expansion<T>& of, const uint32_t* lines_of, const Entry* table, uint32_t slots, int lines, const Shares&) {
     const Run run = run_at(lines_of, blockIdx.y, lines);
     if (run.lines == 0) return;
-    const Entry entry = entry_of(table, slots, run.slot);
-    h += (static_cast<size_t>(blockIdx.z) * lines + run.first) * h_pitch;
-    const size_t skipped = static_cast<size_t>(run.first) * pitch;
-    void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
-    expand<T>(entry, h, h_pitch, base + skipped, bias, to, run.lines, outputs, pitch, mode);
-}
-
-// What blocks of a site expand: pointers lead to its first column.
-template <typename T> struct Expanded {
-    const float* h;
-    int h_pitch;
-    const float* base;
-    const T* bias;
-    void* y;
-    int outputs, pitch;
-    uint32_t mode;
-
-    __device__ __forceinline__ void* y_at(size_t skipped) const {
-        return static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
-    }
-};
-
-// A tile whose lines are not expanded on tensor cores. Apart, as it takes more registers than all else.
-template <typename T>
-__device__ __noinline__ void expand_runs(const Entry* table, uint32_t slots, Run tile, Expanded<T> of) {
-    const Entry entry = entry_of(table, slots, tile.slot);
-    for (int line = tile.first; line < tile.first + tile.lines; line += RUN) {
-        const size_t skipped = static_cast<size_t>(line) * of.pitch;
-        const float* shrunk = of.h + static_cast<size_t>(line) * of.h_pitch;
-        const int lines = min(tile.first + tile.lines - line, RUN);
-        expand<T>(
-            entry, shrunk, of.h_pitch, of.base + skipped, of.bias, of.y_at(skipped), lines, of.outputs, of.pitch, of.mode);
-    }
+    expand(entry_of(table, slots, run.slot), of.from_line(run.first), run.lines);
 }
 
 // Any number of lines: grid [chunks of columns, tiles, sites]. A tile is worked off by 8 · HALVES lines.
 template <typename T, int HALVES>
 __device__ __forceinline__ void expand_tiles(
-    const float* h, const uint32_t* tiles, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
-    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares& shares) {
-    const size_t of_site = static_cast<size_t>(lines) * h_pitch;
-    const size_t apart = shares.sites * of_site;
-    const int parts = shares.parts;
-    h += blockIdx.z * of_site;
+    const Expansion<T>& of, const uint32_t* tiles, const Entry* table, uint32_t slots, int lines, const Shares& shares) {
+    const Parts parts = {static_cast<int>(shares.parts), static_cast<size_t>(shares.sites) * lines * of.h_pitch};
 #pragma unroll 1
     for (uint32_t index = blockIdx.y; index < shares.tiles; index += gridDim.y) {
         const Run tile = tile_at(tiles, index, lines);
         if (tile.lines == 0) return;
         if constexpr (sizeof(T) == 2) {
             const Near near = near_of(table, slots, tile.slot);
+            // The base's lines, and they are where they shall be.
+            if (near.rank == 0 && !near.has_rows && !of.bias && of.base == of.y) continue;
             if (in_tiles<T>(near)) {
-                const int end = tile.first + tile.lines;
 #pragma unroll 1
-                for (int line = tile.first; line < end; line += 8 * HALVES) {
-                    const size_t skipped = static_cast<size_t>(line) * pitch;
-                    const float* shrunk = h + static_cast<size_t>(line) * h_pitch;
-                    void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));
-                    expand_tile<T, HALVES>(
-                        near, table + tile.slot, shrunk, h_pitch, parts, apart, base + skipped, bias, to, end - line, outputs, pitch, mode);
+                for (int line = 0; line < tile.lines; line += 8 * HALVES) {
+                    expand_tile<T, HALVES>(near, table + tile.slot, of.from_line(tile.first + line), parts, tile.lines - line);
                 }
                 continue;
             }
         }
-        expand_runs<T>(table, slots, tile, {h, h_pitch, base, bias, y, outputs, pitch, mode});
+        expand_runs<T>(table, slots, tile, of);
     }
 }
 
 // Tiles of a step of prompts have many lines: all that is read of them is under way at once.
 template <typename T>
 __device__ __forceinline__ void expand_whole_tiles(
-    const float* h, const uint32_t* tiles, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
-    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares& shares) {
-    expand_tiles<T, TILE_LINES / 8>(h, tiles, table, slots, base, bias, y, lines, h_pitch, outputs, pitch, mode, shares);
+    const Expansion<T>& of, const uint32_t* tiles, const Entry* table, uint32_t slots, int lines, const Shares& shares) {
+    expand_tiles<T, TILE_LINES / 8>(of, tiles, table, slots, lines, shares);
 }
 
 // Those of a step with few have few lines, and there are many blocks.
 template <typename T>
 __device__ __forceinline__ void expand_small_tiles(
-    const float* h, const uint32_t* tiles, const Entry* table, uint32_t slots, const float* base, const T* bias, void* y, int lines,
-    int h_pitch, int outputs, int pitch, uint32_t mode, const Shares& shares) {
-    expand_tiles<T, 2>(h, tiles, table, slots, base, bias, y, lines, h_pitch, outputs, pitch, mode, shares);
+    const Expansion<T>& of, const uint32_t* tiles, const Entry* table, uint32_t slots, int lines, const Shares& shares) {
+    expand_tiles<T, 2>(of, tiles, table, slots, lines, shares);
 }
 
 // Of four blocks on a multiprocessor, 32 adapters at a site of 4,096 columns need one round.
 #define EXPAND(name, kind, T, blocks)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, blocks) name(                                                          \
-        const float* h, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,     \
-        const Entry* table3, uint32_t slots, const float* base, const T* bias, void* y, int lines, int h_pitch, int outputs0,        \
+    extern "C" __global__ void __launch_bounds__(256, blocks) name(                                                           \
+        const float* h, const uint32_t* lines_of, const Entry* table0, const Entry* table1, const Entry* table2,              \
+        const Entry* table3, uint32_t slots, const void* base, const T* bias, void* y, int lines, int h_pitch, int outputs0,  \
         int outputs1, int outputs2, int outputs3, int pitch, uint32_t mode, uint32_t tiles, uint32_t sites, uint32_t parts) { \
-        const int site = blockIdx.z;                                                                                 \
-        const Shares shares = {tiles, sites, parts};                                                                 \
-        const int outputs = site == 0 ? outputs0 : site == 1 ? outputs1 : site == 2 ? outputs2 : outputs3;           \
-        const int skipped =                                                                                          \
-            site == 0 ? 0 : site == 1 ? outputs0 : site == 2 ? outputs0 + outputs1 : outputs0 + outputs1 + outputs2; \
-        void* to = static_cast<char*>(y) + skipped * (mode == WRITE ? sizeof(T) : sizeof(float));                    \
-        kind<T>(                                                                                                     \
-            h, lines_of, table_at(table0, table1, table2, table3, site), slots, base + skipped,                          \
-            bias ? bias + skipped : bias, to, lines, h_pitch, outputs, pitch, mode, shares);                         \
+        const int site = blockIdx.z;                                                                                          \
+        const int outputs = site == 0 ? outputs0 : site == 1 ? outputs1 : site == 2 ? outputs2 : outputs3;                    \
+        const int skipped =                                                                                                   \
+            site == 0 ? 0 : site == 1 ? outputs0 : site == 2 ? outputs0 + outputs1 : outputs0 + outputs1 + outputs2;          \
+        h += static_cast<size_t>(site) * lines * h_pitch;                                                                     \
+        const Expansion<T> all = {h, h_pitch, base, bias, y, outputs, pitch, mode};                                           \
+        const Entry* table = table_at(table0, table1, table2, table3, site);                                                  \
+        kind<T>(all.from_column(skipped), lines_of, table, slots, lines, {tiles, sites, parts});                              \
     }
 
 EXPAND(expand_slots_f32, expand_slots, float, 4)

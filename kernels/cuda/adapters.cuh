@@ -257,25 +257,51 @@ template <typename T> struct Finish {
     }
 };
 
-// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to RUN lines and the columns of a block. `h` is [lines, h_pitch] of
-// the run's lines; base and y are [lines, pitch] of the run's lines from the site's first column on. All threads come here.
+// What a site's lines are made of, and what they become, from some line and the site's first column on.
+template <typename T> struct Expansion {
+    const float* h;    // [lines, h_pitch]: what was shrunk
+    int h_pitch;
+    const void* base;  // [lines, pitch], of y's dtype, or f32 where y is added to; it may be y
+    const T* bias;     // [outputs], or null
+    void* y;           // [lines, pitch]
+    int outputs, pitch;
+    uint32_t mode;
+
+    __device__ __forceinline__ Expansion from_line(int line) const {
+        Expansion later = from_column(static_cast<size_t>(line) * pitch);
+        later.h = h + static_cast<size_t>(line) * h_pitch, later.bias = bias;
+        return later;
+    }
+
+    __device__ __forceinline__ Expansion from_column(size_t column) const {
+        const size_t skipped = column * (mode == WRITE ? sizeof(T) : sizeof(float));
+        Expansion later = *this;
+        later.base = static_cast<const char*>(base) + skipped, later.y = static_cast<char*>(y) + skipped;
+        if (bias) later.bias = bias + column;
+        return later;
+    }
+
+    __device__ __forceinline__ float base_at(size_t at) const {
+        return mode == WRITE ? widen(static_cast<const T*>(base)[at]) : static_cast<const float*>(base)[at];
+    }
+};
+
+// y = rescale ⊙ (scale ⊙ (base + b·h) + bias) for up to RUN lines and the columns of a block. All threads come here.
 template <typename T>
-__device__ __forceinline__ void expand(
-    const Entry& entry, const float* h, int h_pitch, const float* base, const T* bias, void* y, int lines, int outputs,
-    int pitch, uint32_t mode) {
+__device__ __forceinline__ void expand(const Entry& entry, const Expansion<T>& of, int lines) {
     __shared__ __align__(16) float shrunk[RUN][MOST_RANK];
     __shared__ float sums[RUN][EXPAND_COLUMNS];
     const int first = blockIdx.x * EXPAND_COLUMNS, column = first + threadIdx.x;
-    if (first >= outputs) return;
+    if (first >= of.outputs) return;
     if (entry.rank != 0) {
         // Lines of a run that are not there are zeros.
         for (int i = threadIdx.x; i < (lines == 1 ? 1 : RUN) * MOST_RANK; i += EXPAND_COLUMNS) {
             const int line = i / MOST_RANK, r = i % MOST_RANK;
             const bool there = line < lines && r < entry.rank;
-            shrunk[line][r] = there ? h[static_cast<size_t>(line) * h_pitch + r] : 0.0f;
+            shrunk[line][r] = there ? of.h[static_cast<size_t>(line) * of.h_pitch + r] : 0.0f;
         }
         __syncthreads();
-        const int columns = min(outputs - first, EXPAND_COLUMNS);
+        const int columns = min(of.outputs - first, EXPAND_COLUMNS);
         if (entry.dtype == F32) {
             expand_run<float>(entry, first, lines, columns, shrunk, sums);
         } else if (entry.dtype == F16) {
@@ -285,8 +311,8 @@ __device__ __forceinline__ void expand(
         }
         __syncthreads();
     }
-    if (column < outputs) {
-        const Finish<T> finish(entry, bias, column);
+    if (column < of.outputs) {
+        const Finish<T> finish(entry, of.bias, column);
         // Four loads are under way before anything waits for one of them.
         constexpr int AT_ONCE = 4;
 #pragma unroll 1
@@ -294,13 +320,13 @@ __device__ __forceinline__ void expand(
             float numbers[AT_ONCE];
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
-                numbers[i] = from + i < lines ? base[static_cast<size_t>(from + i) * pitch + column] : 0.0f;
+                numbers[i] = from + i < lines ? of.base_at(static_cast<size_t>(from + i) * of.pitch + column) : 0.0f;
             }
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 if (from + i < lines) {
                     const float number = entry.rank != 0 ? numbers[i] + sums[from + i][threadIdx.x] : numbers[i];
-                    put<T>(y, static_cast<size_t>(from + i) * pitch + column, finish(number), mode);
+                    put<T>(of.y, static_cast<size_t>(from + i) * of.pitch + column, finish(number), of.mode);
                 }
             }
         }

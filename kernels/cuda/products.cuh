@@ -76,6 +76,19 @@ template <typename T> __device__ __forceinline__ Stored<T> load_eight_once_if(co
     return eight;
 }
 
+// 16 bytes that somebody writes, or zeros if not `there`. Without a branch, like the others.
+__device__ __forceinline__ uint4 load_if(const void* from, bool there) {
+    uint4 words = make_uint4(0, 0, 0, 0);
+    asm volatile("{\n"
+                 ".reg .pred there;\n"
+                 "setp.ne.u32 there, %5, 0;\n"
+                 "@there ld.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 "}"
+                 : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w)
+                 : "l"(from), "r"(static_cast<uint32_t>(there)));
+    return words;
+}
+
 // Eight bytes, or zeros if not `there`. Without a branch: loads that follow each other shall all be under way at once.
 __device__ __forceinline__ uint2 load_half_if(const void* from, bool there) {
     uint2 words = make_uint2(0, 0);

@@ -6,6 +6,7 @@
 //! The kernels themselves are in programs built with the feature `cuda`; in others [`Gpu::open`] says that they are not.
 
 mod adapted;
+mod adapted_gate;
 mod adapters;
 #[cfg(test)]
 mod checks;
@@ -35,6 +36,7 @@ mod sources;
 mod table;
 
 pub use adapted::{adapted_gated_product, adapted_product, adapts};
+pub use adapted_gate::{GatedExpansion, expand_gated};
 pub use adapters::{
     Expansion, LinesOf, MOST_SITES, MOST_SLOT_LINES, Sites, TILE_LINES, expand, rescale_inputs, shrink, shrink_parts,
     tiles,

@@ -48,7 +48,7 @@ pub struct Sites<'a> {
 /// What an expansion ends with. Columns of the sites follow each other.
 #[derive(Clone, Copy)]
 pub struct Expansion<'a> {
-    /// The base's products: f32 [lines, outputs of all sites].
+    /// The base's products, [lines, outputs of all sites]: f32 where y is added to, and otherwise of y's dtype. It may be y.
     pub base: &'a Slice,
     /// The base's bias: `[outputs of all sites]`, of the activations' dtype.
     pub bias: Option<&'a Slice>,
@@ -121,7 +121,8 @@ pub fn expand(gpu: &Gpu, sites: &Sites<'_>, expansion: &Expansion<'_>) -> Result
     let Expansion { base, bias, y, store } = *expansion;
     let pitch: usize = sites.tables.iter().map(|table| table.outputs()).sum();
     assert!(pitch < 1 << 31, "{pitch} outputs: fewer than 2³¹ are needed");
-    assert_eq!((base.dtype(), base.len()), (Dtype::F32, sites.lines * pitch), "base is [lines, outputs]");
+    let of_base = if store == Store::Add { Dtype::F32 } else { y.dtype() };
+    assert_eq!((base.dtype(), base.len()), (of_base, sites.lines * pitch), "base is [lines, outputs]");
     assert_eq!(y.len(), sites.lines * pitch, "y is [lines, outputs]");
     assert!(bias.is_none_or(|bias| bias.dtype() == sites.dtype && bias.len() == pitch), "bias is [outputs]");
     let (lines_of, blocks) = sites.lines_of.blocks(sites.lines);
@@ -193,7 +194,7 @@ impl<'a> Sites<'a> {
     }
 
     /// Tiles of the list, those without lines included.
-    fn tiles(&self) -> usize {
+    pub(super) fn tiles(&self) -> usize {
         if let LinesOf::Tiles(tiles) = self.lines_of { tiles.len() / 3 } else { 0 }
     }
 

@@ -25,6 +25,7 @@ macro_rules! sources {
 
 sources! {
     ADAPTED = "adapted";
+    ADAPTED_GATE = "adapted_gate";
     ADAPTERS = "adapters";
     CHOOSE = "choose";
     DECODE = "decode";

@@ -194,10 +194,14 @@ fn check(gpu: &Arc<Gpu>, rng: &mut StdRng, lines: usize, most_run: usize, in_til
 
     let store = pick(rng, &[Store::Write, Store::Add]);
     let own = if store == Store::Add { Dtype::F32 } else { pick(rng, &[dtype, Dtype::F32]) };
-    let base = random(gpu, rng, Dtype::F32, lines * pitch, 4.0);
+    let base = random(gpu, rng, own, lines * pitch, 4.0);
     let bias = rng.random_bool(0.5).then(|| random(gpu, rng, dtype, pitch, 4.0));
     let before = random(gpu, rng, own, lines * pitch, 4.0);
-    let y = if store == Store::Add { before.slice.clone() } else { poisoned(gpu, own, lines * pitch) };
+    let y = match store {
+        Store::Add => before.slice.clone(),
+        Store::Write if rng.random_bool(0.5) => base.slice.clone(),
+        Store::Write => poisoned(gpu, own, lines * pitch),
+    };
     let expansion = Expansion { base: &base.slice, bias: bias.as_ref().map(|bias| &bias.slice), y: &y, store };
     expand(gpu, &call, &expansion).expect("a launch");
     let mut expected = Vec::new();
@@ -308,7 +312,7 @@ fn adapter_bandwidth() {
             })
             .collect();
         let x = random(&gpu, &mut rng, Dtype::Bf16, LINES * inputs, 1.0).slice;
-        let base = random(&gpu, &mut rng, Dtype::F32, LINES * outputs, 1.0).slice;
+        let base = random(&gpu, &mut rng, Dtype::Bf16, LINES * outputs, 1.0).slice;
         let y = poisoned(&gpu, Dtype::Bf16, LINES * outputs);
         let shrunk = random(&gpu, &mut rng, Dtype::F32, LINES * RANK, 1.0).slice;
         let expansion = Expansion { base: &base, bias: None, y: &y, store: Store::Write };

@@ -1,5 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
+use std::time::Instant;
 
 use super::*;
 use crate::cpu::Activation;
@@ -165,4 +166,33 @@ fn nothing_is_a_graph() {
     let graph = Graph::capture::<GpuError>(&gpu, || Ok(())).expect("a graph");
     graph.launch().expect("a launch");
     gpu.synchronize().expect("an end");
+}
+
+#[test]
+#[ignore = "needs a GPU to itself; prints what graphs take"]
+fn graph_memory_and_bandwidth() {
+    const GRAPHS: usize = 64;
+    /// As many as a step of a large base has.
+    const LAUNCHES: usize = 260;
+    let (gpu, mut rng) = (gpu(), rng(93));
+    let launches = Launches::new(&gpu, Dtype::F32);
+    launches.renew(&mut rng);
+    launches.launch().expect("launches");
+    let capture = || {
+        let graph = Graph::capture(&gpu, || (0..LAUNCHES / 4).try_for_each(|_| launches.launch())).expect("a graph");
+        graph.launch().expect("a launch");
+        graph
+    };
+    let free = || gpu.memory().expect("numbers").0;
+    let _first = capture();
+    let (before, start) = (free(), Instant::now());
+    let graphs: Vec<Graph> = (0..GRAPHS).map(|_| capture()).collect();
+    gpu.synchronize().expect("they run");
+    let (took, bytes) = (start.elapsed(), before.saturating_sub(free()));
+    println!(
+        "{GRAPHS} graphs of {LAUNCHES} launches: {} KiB and {:.2} ms each",
+        (bytes / graphs.len()) >> 10,
+        took.as_secs_f64() * 1e3 / graphs.len() as f64
+    );
+    assert!(bytes / graphs.len() < 1 << 20, "{bytes} bytes: graphs are bounded by what is kept of them, and are small");
 }

@@ -3,8 +3,8 @@
 use candle_core::Result;
 use repertoire_kernels::cpu::Activation;
 use repertoire_kernels::cuda::{
-    self, Dtype, Expansion, GatedProduct, Product, Rms, Sites, Slice, Store, Table, adapts, expand, gate, gates,
-    norm_shrink, norms_first, rescale_inputs, shrink, shrink_parts, shrinks_norms,
+    self, Dtype, Expansion, GatedExpansion, GatedProduct, Product, Rms, Sites, Slice, Store, Table, adapts, expand,
+    expand_gated, gate, gates, norm_shrink, norms_first, rescale_inputs, shrink, shrink_parts, shrinks_norms,
 };
 
 use crate::device::Weight;
@@ -127,6 +127,9 @@ impl Step<'_> {
         if let Some(y) = self.gated_at_once(x, sites, activation)? {
             return Ok(y);
         }
+        if let Some(y) = self.gated_in_tiles(x, sites, activation)? {
+            return Ok(y);
+        }
         let [gated, up] = self.group(x, sites, &self.inputs.tokens, self.machine.dtype)?;
         let y = self.activations(gated.width())?;
         gate(&self.machine.gpu, gated.matrix(), up.matrix(), activation, y.matrix()).map_err(gpu)?;
@@ -159,6 +162,23 @@ impl Step<'_> {
             None => self.machine.gated(&product, patches.as_ref(), x.shrunk.is_some()),
         }
         .map_err(gpu)?;
+        Ok(Some(y))
+    }
+
+    /// Where lines are in tiles: what adapters change about both sides, and the gate, in one launch.
+    fn gated_in_tiles(&self, x: &Read<'_>, sites: [&Linear; 2], activation: Activation) -> Result<Option<Part>> {
+        let lines = &self.inputs.tokens;
+        let Some(tables) = self.tables(&sites, lines).filter(|_| lines.tiles.is_some()) else { return Ok(None) };
+        let Some((weight, bias)) = self.together(&sites, lines) else { return Ok(None) };
+        let (inputs, outputs) = (x.x.width(), sites[0].weight.dims()[0]);
+        let (base, shrunk) = (self.activations(2 * outputs)?, self.shrunk(&tables, lines)?);
+        let patches = self.sites(&tables, lines, shrunk.slice());
+        let (base, store) = (base.slice(), Store::Write);
+        let call = Call { x, weight, bias, y: base, store, inputs, outputs: 2 * outputs, lines };
+        self.before_expanding(&sites, &patches, &call, x.x.slice(), base)?;
+        let y = self.activations(outputs)?;
+        let expansion = GatedExpansion { base, bias: call.bias.as_ref(), activation, y: y.slice() };
+        expand_gated(&self.machine.gpu, &patches, &expansion).map_err(gpu)?;
         Ok(Some(y))
     }
 
@@ -258,12 +278,29 @@ impl Step<'_> {
             let product = call.product(of_base, call.bias.as_ref(), call.y, call.store);
             return self.machine.adapted(&product, &sites, own.is_some().then_some(x)).map_err(gpu);
         }
-        let base = self.memory(Dtype::F32, lines.count * outputs)?;
-        self.plain(call, of_base, None, base.slice(), Store::Write)?;
-        self.replace(layers, call, base.slice())?;
-        shrink(device, &sites, x).map_err(gpu)?;
-        let expansion = Expansion { base: base.slice(), bias: call.bias.as_ref(), y: call.y, store: call.store };
+        // What is added to a sum is made apart; anything else is made where it stays.
+        let apart = match call.store {
+            Store::Add => Some(self.memory(Dtype::F32, lines.count * outputs)?),
+            Store::Write => None,
+        };
+        let base = apart.as_ref().map_or(call.y, Memory::slice);
+        self.before_expanding(layers, &sites, call, of_base, base)?;
+        let expansion = Expansion { base, bias: call.bias.as_ref(), y: call.y, store: call.store };
         expand(device, &sites, &expansion).map_err(gpu)
+    }
+
+    /// What adapters expand: their inputs shrunk, and the base's products of `x` without a bias, or those of adapters' own weights.
+    fn before_expanding(
+        &self,
+        layers: &[&Linear],
+        sites: &Sites<'_>,
+        call: &Call<'_>,
+        x: &Slice,
+        base: &Slice,
+    ) -> Result<()> {
+        self.plain(call, x, None, base, Store::Write)?;
+        self.replace(layers, call, base)?;
+        shrink(&self.machine.gpu, sites, call.x.x.slice()).map_err(gpu)
     }
 
     /// Products of adapters' own weights, in place of the base's.
