@@ -1,5 +1,6 @@
 //! Steps of few tokens, captured once for each padded number of them and launched again and again.
 
+mod kept;
 mod kind;
 mod numbers;
 mod prepared;

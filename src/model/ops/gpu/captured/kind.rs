@@ -9,7 +9,7 @@ use crate::model::{BLOCK_TOKENS, Batch, BlockId, Row};
 const ASKING: [usize; 6] = [0, 1, 8, 32, 64, 256];
 
 /// What graphs of as many tokens differ in.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kind {
     /// Whether adapters change something.
     pub adapted: bool,

@@ -1,6 +1,5 @@
 //! Captured steps of one padded number of tokens, and where they read their inputs.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use candle_core::Result;
@@ -16,6 +15,7 @@ use crate::model::ops::gpu::residents::Residents;
 use crate::model::ops::gpu::step::{Answer, Answered, Choices, Step};
 use crate::model::{BLOCK_TOKENS, Batch, Body, Row};
 
+use super::kept::{Found, Kept};
 use super::kind::Kind;
 use super::numbers::Numbers;
 
@@ -34,14 +34,10 @@ pub struct Prepared {
     nowhere: Slice,
     /// Whether virtual tokens of an earlier step are still written.
     virtual_tokens: bool,
-    captured: HashMap<Kind, Captured>,
-    /// Seldom kinds that have come once.
-    seen: HashSet<Kind>,
+    captured: Kept<Captured>,
 }
 
 struct Captured {
-    /// The residents' shape that it was captured with; 0 without adapters.
-    shape: u64,
     graph: Graph,
     /// Until the next step with logits begins.
     logits: Option<Answered>,
@@ -95,8 +91,7 @@ impl Prepared {
             size,
             nowhere,
             virtual_tokens: false,
-            captured: HashMap::new(),
-            seen: HashSet::new(),
+            captured: Kept::new(),
         })
     }
 
@@ -186,18 +181,18 @@ impl Prepared {
         kind: Kind,
     ) -> Result<Answer> {
         let shape = if kind.adapted { residents.tables.shape() } else { 0 };
-        if let Some(captured) = self.captured.get(&kind).filter(|captured| captured.shape == shape) {
-            return captured.launch();
-        }
+        let wanted = match self.captured.find(kind, shape) {
+            Found::Graph(captured) => return captured.launch(),
+            Found::Wanted => true,
+            Found::Unwanted => false,
+        };
         self.turn_to(kind);
-        // One that comes but once is not worth a graph, nor the time of those who wait while it is made.
-        let only_once = kind.is_seldom() && self.seen.insert(kind);
         let step = || Step { machine, residents, inputs: &self.inputs, choices };
         let forward = || {
             let answer = body.forward(step())?;
             Ok(Answer { logits: answer.logits.map(|logits| logits.place()), ..Answer::default() })
         };
-        if only_once {
+        if !wanted {
             return forward();
         }
         // Launch by launch this time: then whatever has to be loaded or taken is there when it is captured. Its answer is the step's.
@@ -210,12 +205,10 @@ impl Prepared {
             Ok::<_, Capture>(())
         });
         machine.ahead.forget();
-        match graph {
-            Ok(graph) => drop(self.captured.insert(kind, Captured { shape, graph, logits })),
-            Err(Capture(error)) => {
-                tracing::warn!(%error, tokens = self.size, "a step could not be captured");
-            }
-        }
+        let graph = graph.inspect_err(|Capture(error)| {
+            tracing::warn!(%error, tokens = self.size, "a step could not be captured");
+        });
+        self.captured.put(kind, shape, graph.ok().map(|graph| Captured { graph, logits }));
         Ok(answer)
     }
 }
