@@ -1,7 +1,7 @@
 //! Clients that ask and measure.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Barrier, OnceLock};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -62,18 +62,33 @@ pub fn run<T: Target>(target: &T, clients: usize, plan: Vec<Planned>) -> Result<
     let queue = Queue { plan, next: AtomicUsize::new(0) };
     let threads = (0..clients).step_by(each).map(|first| each.min(clients - first));
     let threads = threads.map(|own| Ok((own, Builder::new_current_thread().build()?))).collect::<Result<Vec<_>>>()?;
-    let (all_there, begun) = (Barrier::new(threads.len()), OnceLock::new());
-    let serve = |(own, runtime): (usize, Runtime)| {
+    let serve = |own, runtime: &Runtime, ready: Sender<()>, begins: &Receiver<Instant>| {
         let firsts: Vec<_> = (0..own).filter_map(|_| queue.take(target)).collect();
-        all_there.wait();
-        let begun = *begun.get_or_init(Instant::now);
+        // Who is told no time, as another thread could not begin, asks nothing.
+        drop(ready);
+        let Ok(begun) = begins.recv() else { return Vec::new() };
         let clients = firsts.into_iter().map(|first| client(target, &queue, first, begun));
         runtime.block_on(join_all(clients)).concat()
     };
     thread::scope(|scope| {
-        let serve = &serve;
-        let threads: Vec<_> = threads.into_iter().map(|thread| scope.spawn(move || serve(thread))).collect();
-        Ok(threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect())
+        let (serve, (ready, all_ready)) = (&serve, channel::<()>());
+        let begin = |(own, runtime): (usize, Runtime)| {
+            let ((begin, begins), ready) = (channel(), ready.clone());
+            let thread = thread::Builder::new().spawn_scoped(scope, move || serve(own, &runtime, ready, &begins))?;
+            Ok((thread, begin))
+        };
+        let threads = threads.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
+        drop(ready);
+        // It ends when nobody is left who prepares.
+        all_ready.iter().for_each(drop);
+        let begun = Instant::now();
+        let served = threads.into_iter().map(|(thread, begin)| {
+            // Who panicked does not listen.
+            let _ = begin.send(begun);
+            thread
+        });
+        let served: Vec<_> = served.collect();
+        Ok(served.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect())
     })
 }
 

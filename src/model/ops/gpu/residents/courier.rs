@@ -44,6 +44,8 @@ impl Courier {
             for Errand { upload, memory, taken, done } in received {
                 // The lane's copies are not in the order of launches.
                 let carried = taken.wait().map_err(gpu_error).and_then(|()| route.carry(&upload, &memory));
+                // Who hears of it may count on the memory being free when its own is let go.
+                drop((upload, memory));
                 // Nobody waits any more where this fails.
                 let _ = done.send(carried);
             }
