@@ -119,7 +119,7 @@ where
 
 /// `softmax`, in place. Largest and sum go by eight lanes, as a single chain of additions would take longer than the dot products.
 #[inline(always)]
-fn softmax(scores: &mut [f32]) {
+pub(super) fn softmax(scores: &mut [f32]) {
     let mut largest = [f32::NEG_INFINITY; 8];
     let (eights, rest) = scores.as_chunks::<8>();
     for eight in eights {

@@ -15,6 +15,11 @@ impl Rotation {
         let angles = || positions.iter().flat_map(|&p| inverse_frequencies.iter().map(move |f| p as f32 * f));
         Self { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect() }
     }
+
+    /// The way back: what gradients are turned by.
+    pub fn back(&self) -> Self {
+        Self { cos: self.cos.clone(), sin: self.sin.iter().map(|sin| -sin).collect() }
+    }
 }
 
 /// Turns each head of `x` [tokens, heads, head_dim] by its token's angles, in place.
