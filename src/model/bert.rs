@@ -113,19 +113,26 @@ impl Bert {
         &self.sites
     }
 
-    /// Runs a step.
-    pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
-        let x = ops.embed(&self.embedding)?; // [tokens, hidden]
-        let mut x = ops.norm_sum(x, &self.embedding_norm)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let qkv = ops.linear_group(&x, [&layer.query, &layer.key, &layer.value])?;
-            let attended = ops.attend_both_ways(index, qkv, self.heads)?;
-            x = ops.add_linear_norm(x, &attended, &layer.output, &layer.attention_norm)?;
+    /// What goes into the first layer: [tokens, hidden].
+    pub fn embed<O: Ops>(&self, ops: &mut O) -> Result<O::Matrix> {
+        let x = ops.embed(&self.embedding)?;
+        ops.norm_sum(x, &self.embedding_norm)
+    }
 
-            let up = ops.linear(&x, &layer.up)?;
-            let up = ops.activate(up, self.activation)?;
-            x = ops.add_linear_norm(x, &up, &layer.down, &layer.feed_forward_norm)?;
-        }
+    /// What comes of a layer.
+    pub fn layer<O: Ops>(&self, ops: &mut O, index: usize, x: O::Matrix) -> Result<O::Matrix> {
+        let layer = &self.layers[index];
+        let qkv = ops.linear_group(&x, [&layer.query, &layer.key, &layer.value])?;
+        let attended = ops.attend_both_ways(index, qkv, self.heads)?;
+        let x = ops.add_linear_norm(x, &attended, &layer.output, &layer.attention_norm)?;
+
+        let up = ops.linear(&x, &layer.up)?;
+        let up = ops.activate(up, self.activation)?;
+        ops.add_linear_norm(x, &up, &layer.down, &layer.feed_forward_norm)
+    }
+
+    /// What the last layer's result answers.
+    pub fn answer<O: Ops>(&self, ops: O, x: O::Matrix) -> Result<O::Answer> {
         ops.answer_encoder(x, &self.pooler)
     }
 }

@@ -45,12 +45,39 @@ impl Body {
         causal.then_some(KvShape { layers, kv_heads, head_dim, bytes })
     }
 
-    /// Runs a step.
-    pub fn forward<O: Ops>(&self, ops: O) -> Result<O::Answer> {
+    /// Runs a step: from the embedding through all layers to the answer.
+    pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
+        let mut x = self.embed(&mut ops)?;
+        for index in 0..self.sites().layers {
+            x = self.layer(&mut ops, index, x)?;
+        }
+        self.answer(ops, x)
+    }
+
+    /// What goes into the first layer: [tokens, hidden].
+    pub fn embed<O: Ops>(&self, ops: &mut O) -> Result<O::Matrix> {
         match self {
-            Self::Bert(bert) => bert.forward(ops),
-            Self::Gpt2(gpt2) => gpt2.forward(ops),
-            Self::Llama(llama) => llama.forward(ops),
+            Self::Bert(bert) => bert.embed(ops),
+            Self::Gpt2(gpt2) => gpt2.embed(ops),
+            Self::Llama(llama) => llama.embed(ops),
+        }
+    }
+
+    /// What comes of a layer.
+    pub fn layer<O: Ops>(&self, ops: &mut O, index: usize, x: O::Matrix) -> Result<O::Matrix> {
+        match self {
+            Self::Bert(bert) => bert.layer(ops, index, x),
+            Self::Gpt2(gpt2) => gpt2.layer(ops, index, x),
+            Self::Llama(llama) => llama.layer(ops, index, x),
+        }
+    }
+
+    /// What the last layer's result answers.
+    pub fn answer<O: Ops>(&self, ops: O, x: O::Matrix) -> Result<O::Answer> {
+        match self {
+            Self::Bert(bert) => bert.answer(ops, x),
+            Self::Gpt2(gpt2) => gpt2.answer(ops, x),
+            Self::Llama(llama) => llama.answer(ops, x),
         }
     }
 }

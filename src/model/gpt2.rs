@@ -86,20 +86,27 @@ impl Gpt2 {
         &self.sites
     }
 
-    /// Runs a step.
-    pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
-        let mut x = ops.embed(&self.embedding)?; // [tokens, hidden]
-        for (index, layer) in self.layers.iter().enumerate() {
-            // [tokens, 3 · hidden]
-            let [fused] = ops.normed_group(&x, &layer.attention_norm, [&layer.attention])?;
-            let qkv = ops.split3(fused)?;
-            let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms: None, rotary: None })?;
-            x = ops.add_linear(x, &attended, &layer.output)?;
+    /// The sum before the first layer: [tokens, hidden].
+    pub fn embed<O: Ops>(&self, ops: &mut O) -> Result<O::Matrix> {
+        ops.embed(&self.embedding)
+    }
 
-            let [up] = ops.normed_group(&x, &layer.feed_forward_norm, [&layer.up])?;
-            let up = ops.activate(up, self.activation)?;
-            x = ops.add_linear(x, &up, &layer.down)?;
-        }
+    /// The sum after a layer.
+    pub fn layer<O: Ops>(&self, ops: &mut O, index: usize, x: O::Matrix) -> Result<O::Matrix> {
+        let layer = &self.layers[index];
+        // [tokens, 3 · hidden]
+        let [fused] = ops.normed_group(&x, &layer.attention_norm, [&layer.attention])?;
+        let qkv = ops.split3(fused)?;
+        let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms: None, rotary: None })?;
+        let x = ops.add_linear(x, &attended, &layer.output)?;
+
+        let [up] = ops.normed_group(&x, &layer.feed_forward_norm, [&layer.up])?;
+        let up = ops.activate(up, self.activation)?;
+        ops.add_linear(x, &up, &layer.down)
+    }
+
+    /// What the sum after the last layer answers.
+    pub fn answer<O: Ops>(&self, ops: O, x: O::Matrix) -> Result<O::Answer> {
         ops.answer_decoder(x, &self.norm, &self.head)
     }
 }

@@ -115,21 +115,28 @@ impl Llama {
         &self.sites
     }
 
-    /// Runs a step.
-    pub fn forward<O: Ops>(&self, mut ops: O) -> Result<O::Answer> {
-        let mut x = ops.embed(&self.embedding)?; // [tokens, hidden]
-        for (index, layer) in self.layers.iter().enumerate() {
-            // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
-            let qkv = ops.normed_group(&x, &layer.input_norm, [&layer.query, &layer.key, &layer.value])?;
-            let norms = layer.head_norms.as_ref().map(|[query, key]| [query, key]);
-            let rotary = Some(&self.inverse_frequencies);
-            let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms, rotary })?;
-            x = ops.add_linear(x, &attended, &layer.output)?;
+    /// The sum before the first layer: [tokens, hidden].
+    pub fn embed<O: Ops>(&self, ops: &mut O) -> Result<O::Matrix> {
+        ops.embed(&self.embedding)
+    }
 
-            // [tokens, intermediate]
-            let gated = ops.normed_gated(&x, &layer.feed_forward_norm, [&layer.gate, &layer.up], self.activation)?;
-            x = ops.add_linear(x, &gated, &layer.down)?;
-        }
+    /// The sum after a layer.
+    pub fn layer<O: Ops>(&self, ops: &mut O, index: usize, x: O::Matrix) -> Result<O::Matrix> {
+        let layer = &self.layers[index];
+        // [tokens, heads · head_dim], and two of [tokens, kv_heads · head_dim].
+        let qkv = ops.normed_group(&x, &layer.input_norm, [&layer.query, &layer.key, &layer.value])?;
+        let norms = layer.head_norms.as_ref().map(|[query, key]| [query, key]);
+        let rotary = Some(&self.inverse_frequencies);
+        let attended = ops.attend(index, qkv, Attention { heads: self.heads, norms, rotary })?;
+        let x = ops.add_linear(x, &attended, &layer.output)?;
+
+        // [tokens, intermediate]
+        let gated = ops.normed_gated(&x, &layer.feed_forward_norm, [&layer.gate, &layer.up], self.activation)?;
+        ops.add_linear(x, &gated, &layer.down)
+    }
+
+    /// What the sum after the last layer answers.
+    pub fn answer<O: Ops>(&self, ops: O, x: O::Matrix) -> Result<O::Answer> {
         ops.answer_decoder(x, &self.norm, &self.head)
     }
 }
