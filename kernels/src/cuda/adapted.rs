@@ -92,7 +92,6 @@ impl Patches<'_> {
         });
         let (slots_of_lines, _) = sites.lines_of.blocks(lines);
         let pitch = sites.most_rank();
-        assert!(pitch.is_multiple_of(4) || pitch < 4, "ranks up to {pitch}: a multiple of 4 is needed");
         let shape = few.patched(gpu, &of_sites, x.is_some());
         args.extend([Arg::optional(x), slots_of_lines]);
         args.extend(sites.tables());

@@ -187,7 +187,10 @@ impl<'a> Sites<'a> {
             "{} parts of lines that are no tiles",
             self.parts
         );
-        let shrunk = self.parts * self.tables.len() * self.lines * self.most_rank();
+        let most = self.most_rank();
+        // Lines of what is shrunk are read 16 bytes at a time.
+        assert!(most.is_multiple_of(4) || most < 4, "ranks up to {most}: a multiple of 4 is needed");
+        let shrunk = self.parts * self.tables.len() * self.lines * most;
         assert!(self.shrunk.len() >= shrunk, "shrunk lines are [parts, sites, lines, most rank]");
         assert!(self.lines < 1 << 31, "{} lines: fewer than 2³¹ are needed", self.lines);
         (self.lines != 0).then_some(first)

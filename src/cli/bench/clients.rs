@@ -72,23 +72,21 @@ pub fn run<T: Target>(target: &T, clients: usize, plan: Vec<Planned>) -> Result<
     };
     thread::scope(|scope| {
         let (serve, (ready, all_ready)) = (&serve, channel::<()>());
-        let begin = |(own, runtime): (usize, Runtime)| {
+        let start = |(own, runtime): (usize, Runtime)| {
             let ((begin, begins), ready) = (channel(), ready.clone());
             let thread = thread::Builder::new().spawn_scoped(scope, move || serve(own, &runtime, ready, &begins))?;
             Ok((thread, begin))
         };
-        let threads = threads.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
+        let threads = threads.into_iter().map(start).collect::<Result<Vec<_>>>()?;
         drop(ready);
         // It ends when nobody is left who prepares.
         all_ready.iter().for_each(drop);
         let begun = Instant::now();
-        let served = threads.into_iter().map(|(thread, begin)| {
+        for (_, begin) in &threads {
             // Who panicked does not listen.
             let _ = begin.send(begun);
-            thread
-        });
-        let served: Vec<_> = served.collect();
-        Ok(served.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect())
+        }
+        Ok(threads.into_iter().flat_map(|(thread, _)| thread.join().unwrap_or_default()).collect())
     })
 }
 

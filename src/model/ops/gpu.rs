@@ -183,7 +183,7 @@ impl BaseModel for GpuModel {
             let inputs = sites.linears[group.start].inputs();
             let outputs: usize = group.map(|site| sites.linears[site].outputs()).sum();
             let layer = if outputs == sites.vocab { 0 } else { outputs };
-            // x, maybe scaled; the base's product in f32; y; what adapters shrink.
+            // x, maybe scaled; the base's product, in f32 where it is added to a sum; y; what adapters shrink.
             2 * inputs * of_activations + layer * (size_of::<f32>() + of_activations)
         });
         let shrunk = MOST_SITES * MOST_RANK * size_of::<f32>();

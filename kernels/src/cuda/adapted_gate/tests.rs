@@ -30,7 +30,9 @@ fn gates_with_adapters_are_right() {
         let parts = if dtype == Dtype::F32 { 1 } else { rng.random_range(1..4) };
         let run = || {
             let base = Slice::of(&gpu, dtype, &base.slice.to_f32().expect("numbers")).expect("memory");
-            let slots_of_lines = Slice::of_u32(&gpu, &tiles(&line_slots)).expect("memory");
+            // Some without lines after them.
+            let slots_of_lines = [tiles(&line_slots), vec![0; 3 * 40]].concat();
+            let slots_of_lines = Slice::of_u32(&gpu, &slots_of_lines).expect("memory");
             let shrunk = poisoned(&gpu, Dtype::F32, parts * 2 * lines * most_rank);
             let lines_of = LinesOf::Tiles(&slots_of_lines);
             let sites = Sites { tables: &tables, lines_of, lines, shrunk: &shrunk, parts, dtype };
