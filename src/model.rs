@@ -10,6 +10,7 @@ mod layers;
 mod llama;
 pub mod load;
 mod ops;
+mod pass;
 
 pub use base::{BaseModel, Called, Choice, Held, Outputs, Warm};
 pub use batch::{Batch, Output, Row, RowSpec, Segment};
@@ -17,4 +18,6 @@ pub use body::Body;
 pub use repertoire_kernels::cuda::Draw;
 
 pub use kv::{BLOCK_TOKENS, BlockId, KvShape};
+pub use ops::tape::{Gradients, HeadGradients, PatchGradients};
 pub use ops::{CpuModel, GpuModel};
+pub use pass::{Learned, Pass, Targets};

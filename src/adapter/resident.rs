@@ -54,8 +54,8 @@ impl OnDevice {
     }
 }
 
-/// One immutable version of an adapter in the host's memory.
-#[derive(Debug)]
+/// One immutable version of an adapter in the host's memory. Clones share its tensors.
+#[derive(Clone, Debug)]
 pub struct Adapter {
     pub digest: Digest,
     /// Name of the base it belongs to.

@@ -8,7 +8,7 @@ use candle_core::Result;
 use crate::adapter::{Adapter, SiteMap};
 use crate::device::Activations;
 
-use super::{Batch, BlockId, KvShape};
+use super::{Batch, BlockId, KvShape, Pass};
 
 /// A frozen base model on its device, with its store of keys and values. One step takes a ragged batch in which every row may
 /// have its own adapter.
@@ -45,6 +45,9 @@ pub trait BaseModel: Send {
     /// Whether a step may begin before one with rows of this adapter is finished, which asked for choices or scores; and with rows
     /// whose token that one chooses ([`super::Row::follows`]). Of the plain base: whether at all.
     fn follows(&self, adapter: Option<&Adapter>) -> bool;
+
+    /// Does the next piece of a pass that learns: one layer, there or back. It writes no store, and may come between steps.
+    fn advance(&mut self, pass: &mut Pass) -> Result<()>;
 
     /// Begins one step, which writes keys and values of decoder rows (in each layer those of all rows before any are read: a row
     /// may go on from what another row of the step computes).

@@ -5,6 +5,7 @@
 
 mod cpu;
 mod gpu;
+pub mod tape;
 
 use candle_core::Result;
 use repertoire_kernels::cpu::Activation;

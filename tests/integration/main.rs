@@ -17,6 +17,7 @@ mod gpu;
 mod http;
 mod hub;
 mod isolation;
+mod learning;
 mod memory;
 mod registry;
 mod stored_dtype;

@@ -1,8 +1,8 @@
 //! Steps on the CPU: f32 throughout, on the threads of the compute pool.
 
-mod attention;
+pub(super) mod attention;
 mod elementwise;
-mod embed;
+pub(super) mod embed;
 mod linear;
 mod outputs;
 mod store;
@@ -16,7 +16,7 @@ use crate::adapter::{Adapter, SiteMap};
 use crate::device::{Activations, compute, with_f32};
 use crate::model::batch::segments;
 use crate::model::layers::{Attention, Embedding, Heads, Linear, Norm};
-use crate::model::{BaseModel, Batch, BlockId, Body, Called, Held, KvShape, Output, Outputs, Warm};
+use crate::model::{BaseModel, Batch, BlockId, Body, Called, Held, KvShape, Output, Outputs, Pass, Warm};
 
 use super::Ops;
 use elementwise::{activate, add, add_row, gate, norm, rotate};
@@ -84,6 +84,10 @@ impl BaseModel for CpuModel {
 
     fn follows(&self, _: Option<&Adapter>) -> bool {
         false
+    }
+
+    fn advance(&mut self, pass: &mut Pass) -> Result<()> {
+        compute(|| pass.advance(&self.body))
     }
 
     fn begin(&mut self, batch: Batch) -> Result<()> {

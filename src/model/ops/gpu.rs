@@ -23,7 +23,7 @@ use crate::adapter::apply::apply_head;
 use crate::adapter::{Adapter, Head, SiteMap};
 use crate::device::{Activations, Buffer, Placement, gpu_error};
 use crate::model::load::LoadError;
-use crate::model::{BaseModel, Batch, BlockId, Body, Called, KvShape, Output, Outputs, Row, Warm};
+use crate::model::{BaseModel, Batch, BlockId, Body, Called, KvShape, Output, Outputs, Pass, Row, Warm};
 
 use captured::CapturedSteps;
 use inputs::Inputs;
@@ -254,6 +254,10 @@ impl BaseModel for GpuModel {
             let at_hand = adapter.embedding.is_none() && adapter.positions.is_none();
             at_hand && adapter.head.as_ref().is_none_or(on_gpu)
         })
+    }
+
+    fn advance(&mut self, _: &mut Pass) -> Result<()> {
+        candle_core::bail!("a base on a GPU does not learn yet; set its device to \"cpu\"")
     }
 
     fn begin(&mut self, batch: Batch) -> Result<()> {

@@ -39,6 +39,12 @@ impl Bench {
 
     /// The same in a precision, and on a GPU if there is a target.
     pub fn on(base: &str, kv_bytes: usize, precision: Precision, target: Option<GpuTarget>) -> Self {
+        let tokenizer = Tokenizer::from_folder(&fixtures().join("bases").join(base)).unwrap();
+        Self::start(base, Self::model(base, precision, target), tokenizer, kv_bytes)
+    }
+
+    /// The model alone.
+    pub fn model(base: &str, precision: Precision, target: Option<GpuTarget>) -> Box<dyn BaseModel> {
         let folder = fixtures().join("bases").join(base);
         let mut shards: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap()
@@ -50,8 +56,7 @@ impl Bench {
             true => WeightFiles::Pickle(folder.join("pytorch_model.bin")),
             false => WeightFiles::Safetensors(shards),
         };
-        let model = load_folder(base, vec![], &folder.join("config.json"), &files, precision, target).unwrap();
-        Self::start(base, model, Tokenizer::from_folder(&folder).unwrap(), kv_bytes)
+        load_folder(base, vec![], &folder.join("config.json"), &files, precision, target).unwrap()
     }
 
     /// A base in a GGUF file.
@@ -75,16 +80,20 @@ impl Bench {
         Self { engine, sites: Arc::new(sites), base: base.into() }
     }
 
-    /// Reads an adapter's folder as an upload would.
+    /// An adapter made for the base.
     pub fn adapter(&self, name: &str, metadata: Metadata) -> Lease {
-        let folder = fixtures().join("adapters").join(&self.base).join(name);
-        let files = std::fs::read_dir(folder).unwrap().map(|entry| {
-            let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap().into())
-        });
-        let package = Package { files: files.collect(), metadata };
-        let adapter = Adapter::read(&package, std::slice::from_ref(&self.sites), &ReadLimits { max_rank: 64 });
-        let adapter = adapter.unwrap_or_else(|e| panic!("{} {name}: {e}", self.base));
-        Lease::new(Arc::new(adapter), LeaseCount::default())
+        Lease::new(Arc::new(read(&self.sites, &self.base, name, metadata)), LeaseCount::default())
     }
+}
+
+/// Reads an adapter made for a base as an upload would.
+pub fn read(sites: &Arc<SiteMap>, base: &str, name: &str, metadata: Metadata) -> Adapter {
+    let folder = fixtures().join("adapters").join(base).join(name);
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap().into())
+    });
+    let package = Package { files: files.collect(), metadata };
+    let adapter = Adapter::read(&package, std::slice::from_ref(sites), &ReadLimits { max_rank: 64 });
+    adapter.unwrap_or_else(|e| panic!("{base} {name}: {e}"))
 }

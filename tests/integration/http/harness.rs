@@ -15,7 +15,7 @@ use repertoire::app;
 use repertoire::config::{BaseConfig, Config};
 use repertoire::engine::{Engine, EngineOptions};
 use repertoire::http::{AppState, Base, BaseInfo, Bases, Keys, accept_adapter, router};
-use repertoire::model::{BaseModel, Batch, BlockId, Called, KvShape, Outputs, Warm};
+use repertoire::model::{BaseModel, Batch, BlockId, Called, KvShape, Outputs, Pass, Warm};
 use repertoire::telemetry;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -76,6 +76,10 @@ impl BaseModel for Scripted {
 
     fn follows(&self, adapter: Option<&Adapter>) -> bool {
         self.inner.follows(adapter)
+    }
+
+    fn advance(&mut self, _: &mut Pass) -> candle_core::Result<()> {
+        candle_core::bail!("it learns nothing")
     }
 
     fn begin(&mut self, batch: Batch) -> TensorResult<()> {

@@ -196,12 +196,13 @@ impl OpenPrefix<'_> {
     }
 }
 
-fn scale(head_dim: usize) -> f32 {
+/// What scores are multiplied by.
+pub fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 
 /// Calls `f(row, token in the row, key-value head, query, out)` for every head of every token, on all threads.
-fn each_head(
+pub fn each_head(
     query: &[f32],
     heads: Heads,
     batch: &Batch,
