@@ -32,6 +32,7 @@ pub use embedding::EmbeddingPatch;
 pub use error::AdapterError;
 pub use head::{Head, ProblemType};
 pub use id::{AdapterName, AdapterRef, Digest, Selector};
+pub use kinds::dora::norms as row_norms;
 pub use lease::{Lease, LeaseCount};
 pub use package::{EarlyStopping, EosTokens, GenerationDefaults, Metadata, Package, TaskKind};
 pub use patch::{LinearPatch, LowRank};

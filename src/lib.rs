@@ -12,3 +12,4 @@ pub mod model;
 pub mod profile;
 pub mod telemetry;
 pub mod text;
+pub mod train;

@@ -22,6 +22,20 @@ pub enum Targets {
     Labels { of_rows: Vec<Vec<bool>>, weights: Option<Vec<f32>> },
 }
 
+impl Targets {
+    /// What the sum of losses is divided by for their mean: tokens, or labels, or the weights of rows' labels.
+    pub fn weight(&self) -> f64 {
+        match self {
+            Self::Tokens(tokens) => tokens.len() as f64,
+            Self::Label { of_rows, weights: None } => of_rows.len() as f64,
+            Self::Label { of_rows, weights: Some(weights) } => {
+                of_rows.iter().map(|&label| f64::from(weights[label])).sum()
+            }
+            Self::Labels { of_rows, .. } => of_rows.iter().map(Vec::len).sum::<usize>() as f64,
+        }
+    }
+}
+
 /// A micro-batch under way. All rows are of one adapter, whose parts are f32: what learns. The base stays as it is.
 ///
 /// Layers' results are computed with the code that serves. Of each, its input is kept, or, as long as there is room, all that its way back

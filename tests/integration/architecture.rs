@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("adapter", &["device", "profile"]),
     ("model", &["device", "profile", "adapter"]),
     ("engine", &["device", "profile", "model", "adapter", "text", "config"]),
+    ("train", &["adapter", "device", "model"]),
     ("http", &["engine", "adapter", "text", "config", "hub"]),
     ("app", &["config", "device", "telemetry", "hub", "text", "adapter", "model", "engine", "http"]),
     ("cli", &["app", "config", "device", "profile", "telemetry", "hub", "text", "adapter", "model", "engine"]),

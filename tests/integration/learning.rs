@@ -1,5 +1,7 @@
 //! Gradients of adapters' parts, beside what small changes make of the loss: every kind on every family.
 
+mod curves;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};

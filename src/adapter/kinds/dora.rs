@@ -15,6 +15,11 @@ pub(super) fn linear_scale(
     magnitude: &Tensor,
     name: &str,
 ) -> Result<Tensor, AdapterError> {
+    divide(magnitude, norms(weight, low_rank)?, name)
+}
+
+/// `[out]`: `‖W + scale·BA‖` of each output row, in f32.
+pub fn norms(weight: &Weight, low_rank: &LowRank) -> Result<Vec<f32>, AdapterError> {
     let a = low_rank.a.to_dtype(DType::F32)?; // [rank, in]
     let mut norms = Vec::new();
     for (start, count) in blocks(weight)? {
@@ -23,7 +28,7 @@ pub(super) fn linear_scale(
         let sum = (rows + (b.matmul(&a)? * f64::from(low_rank.scale))?)?;
         norms.extend(sum.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?);
     }
-    divide(magnitude, norms, name)
+    Ok(norms)
 }
 
 /// `[hidden]`: `m / ‖E + scale·(BA)ᵀ‖`, the norm per column over the whole vocabulary; `low_rank.a` is [vocab, rank].
