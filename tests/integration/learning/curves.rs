@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::golden::bench::{Bench, fixtures, read};
 
-/// How far a loss may be off, relative.
-const TOLERANCE: f64 = 1e-3;
+/// How far a loss may be off, relative, and a gradient's norm; and both at the first step, before roundings grow.
+const TOLERANCE: (f64, f64) = (1e-3, 2e-2);
+const AT_FIRST: (f64, f64) = (1e-5, 5e-5);
 
 /// Runs an entry of a base's file, its rows in micro-batches of `together`.
 fn check(base: &str, entry: &Value, together: usize) {
@@ -42,8 +43,9 @@ fn check(base: &str, entry: &Value, together: usize) {
         };
         let Stepped { loss, gradient_norm } = stepped;
         let what = format!("{base} {name}, step {i} of micro-batches of {together}");
-        assert!((loss - expected).abs() <= TOLERANCE * expected.abs(), "{what}: loss {loss}, PEFT's {expected}");
-        assert!((gradient_norm - norm).abs() <= 0.02 * norm, "{what}: gradient {gradient_norm}, PEFT's {norm}");
+        let (of_loss, of_norm) = if i == 0 { AT_FIRST } else { TOLERANCE };
+        assert!((loss - expected).abs() <= of_loss * expected, "{what}: loss {loss}, PEFT's {expected}");
+        assert!((gradient_norm - norm).abs() <= of_norm * norm, "{what}: gradient {gradient_norm}, PEFT's {norm}");
     }
 }
 
