@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::Activation;
 use super::functions::{erf, exp, tanh};
+use super::product::vectorised;
 
 /// Elements below which threads cost more than they save.
 const PIECE: usize = 1 << 13;
@@ -12,7 +13,7 @@ const PIECE: usize = 1 << 13;
 pub fn activate_back(x: &[f32], f: Activation, d: &mut [f32]) {
     assert_eq!(x.len(), d.len(), "a gradient for every number");
     let pieces = x.par_chunks(PIECE).zip(d.par_chunks_mut(PIECE));
-    pieces.for_each(|(x, d)| with_slope(f, x, |i, _, slope| d[i] *= slope));
+    pieces.for_each(|(x, d)| vectorised(|| with_slope(f, x, |i, _, slope| d[i] *= slope)));
 }
 
 /// Of `f(gate) ⊙ up`: makes of the results' gradient `d` that of `up`, and of what `gate` holds its own gradient.
@@ -21,9 +22,11 @@ pub fn gate_back(gate: &mut [f32], up: &[f32], f: Activation, d: &mut [f32]) {
     let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE)).zip(d.par_chunks_mut(PIECE));
     pieces.for_each(|((gate, up), d)| {
         let before = gate.to_vec();
-        with_slope(f, &before, |i, y, slope| {
-            gate[i] = d[i] * up[i] * slope;
-            d[i] *= y;
+        vectorised(|| {
+            with_slope(f, &before, |i, y, slope| {
+                gate[i] = d[i] * up[i] * slope;
+                d[i] *= y;
+            });
         });
     });
 }

@@ -1,6 +1,8 @@
 //! What attention's outputs say of queries, keys and values, a head at a time.
 
 use super::attention::softmax;
+use super::product::vectorised;
+use super::vector::dot;
 use super::{Matrix, multiply};
 
 /// Queries that are looked at together: their scores are [queries, tokens] numbers.
@@ -56,14 +58,16 @@ pub fn attend_back(head: &HeadOf<'_>, d: &[f32]) -> HeadGradients {
         multiply(q, all_keys.across(), 0.0, scale, &mut weights);
         let mut slopes = vec![0.0; some * tokens];
         multiply(d, all_values.across(), 0.0, 1.0, &mut slopes);
-        for (i, (weights, slopes)) in weights.chunks_exact_mut(tokens).zip(slopes.chunks_exact_mut(tokens)).enumerate()
-        {
-            let seen = (head.seen + if head.causal { from + i } else { 0 }).min(tokens);
-            softmax(&mut weights[..seen]);
-            weights[seen..].fill(0.0);
-            let all: f32 = weights.iter().zip(&*slopes).map(|(w, s)| w * s).sum();
-            slopes.iter_mut().zip(&*weights).for_each(|(s, w)| *s = w * (*s - all));
-        }
+        vectorised(|| {
+            let lines = weights.chunks_exact_mut(tokens).zip(slopes.chunks_exact_mut(tokens)).enumerate();
+            for (i, (weights, slopes)) in lines {
+                let seen = (head.seen + if head.causal { from + i } else { 0 }).min(tokens);
+                softmax(&mut weights[..seen]);
+                weights[seen..].fill(0.0);
+                let all = dot(weights, slopes);
+                slopes.iter_mut().zip(&*weights).for_each(|(s, w)| *s = w * (*s - all));
+            }
+        });
         let (weights, slopes) = (Matrix::new(&weights, some, tokens), Matrix::new(&slopes, some, tokens));
         multiply(weights.across(), d, 1.0, 1.0, &mut gradients.values);
         multiply(slopes.across(), q, 1.0, scale, &mut gradients.keys);

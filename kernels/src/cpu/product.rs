@@ -22,6 +22,24 @@ pub(super) fn wide() -> bool {
         && std::arch::is_x86_feature_detected!("f16c")
 }
 
+/// Runs `f`, compiled for wide vectors where the machine has them: what is inlined in it becomes vector code, and its multiply-adds
+/// single instructions.
+#[inline(always)]
+pub(super) fn vectorised(f: impl FnOnce()) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn with_avx2(f: impl FnOnce()) {
+            f();
+        }
+        if wide() {
+            // SAFETY: the features were detected.
+            return unsafe { with_avx2(f) };
+        }
+    }
+    f();
+}
+
 /// A product under way; pieces of its columns are computed by different threads.
 pub(super) struct Product<'a, W> {
     /// [rows, inputs].
