@@ -64,6 +64,15 @@ impl Case {
         Self { model, adapter, rows, targets, what: format!("{base} {name}") }
     }
 
+    /// An adapter of the fixtures, with the metadata that the golden file has for it.
+    fn of(base: &str, name: &str) -> Self {
+        let golden = std::fs::read(fixtures().join(format!("golden/{base}.json"))).unwrap();
+        let golden: Value = serde_json::from_slice(&golden).unwrap();
+        let entry = golden["entries"].as_array().unwrap().iter().find(|entry| entry["adapter"] == *name);
+        let entry = entry.unwrap_or_else(|| panic!("{base} {name} is there"));
+        Self::new(base, name, serde_json::from_value(entry["metadata"].clone()).unwrap())
+    }
+
     fn learn(&mut self, adapter: Adapter, scale: Option<f32>, room: usize) -> Learned {
         let start = adapter.prefix_len();
         let adapter = Arc::new(adapter);
@@ -137,6 +146,11 @@ impl Case {
     }
 }
 
+/// All numbers of the gradients.
+fn numbers(gradients: &Gradients, adapter: &Adapter) -> Vec<f32> {
+    parts(adapter, gradients).into_iter().flat_map(|(_, _, gradient)| gradient).collect()
+}
+
 /// All of an adapter's tensors that may learn.
 fn tensors(adapter: &mut Adapter) -> impl Iterator<Item = &mut Tensor> {
     let patches = adapter.patches.iter_mut().flatten().flat_map(|patch| {
@@ -205,14 +219,38 @@ fn low_rank(adapter: &mut Adapter, site: usize) -> &mut repertoire::adapter::Low
 }
 
 fn check(base: &str, names: &[&str]) {
-    let golden = std::fs::read(fixtures().join(format!("golden/{base}.json"))).unwrap();
-    let golden: Value = serde_json::from_slice(&golden).unwrap();
-    let entries = golden["entries"].as_array().unwrap();
-    for name in names {
-        let entry = entries.iter().find(|entry| entry["adapter"] == **name);
-        let entry = entry.unwrap_or_else(|| panic!("{base} {name} is there"));
-        let metadata = serde_json::from_value(entry["metadata"].clone()).unwrap();
-        Case::new(base, name, metadata).check();
+    names.iter().for_each(|name| Case::of(base, name).check());
+}
+
+/// Many lines go through other products than few.
+#[test]
+fn rows_say_together_what_they_say_alone() {
+    for (base, name) in [("llama", "dora-all-linear"), ("gpt2", "lora"), ("gpt2", "ia3"), ("bert", "lora-multi")] {
+        let mut case = Case::of(base, name);
+        let copies = 12;
+        let one = case.learn(case.adapter.clone(), Some(1.0), 0);
+        let lines: usize = case.rows.iter().map(Vec::len).sum();
+        case.rows = vec![case.rows.clone(); copies].concat();
+        case.targets = match &case.targets {
+            Targets::Tokens(tokens) => {
+                let copy = |copy: usize| tokens.iter().map(move |&(line, token)| (line + copy * lines, token));
+                Targets::Tokens((0..copies).flat_map(copy).collect())
+            }
+            Targets::Label { of_rows, weights } => {
+                Targets::Label { of_rows: of_rows.repeat(copies), weights: weights.clone() }
+            }
+            Targets::Labels { of_rows, weights } => {
+                Targets::Labels { of_rows: vec![of_rows.clone(); copies].concat(), weights: weights.clone() }
+            }
+        };
+        let all = case.learn(case.adapter.clone(), Some(1.0), 0);
+        let expected = one.loss * copies as f64;
+        assert!((all.loss - expected).abs() < 1e-5 * expected, "{}: {} and {expected}", case.what, all.loss);
+        let (one, all) = (numbers(&one.gradients, &case.adapter), numbers(&all.gradients, &case.adapter));
+        let most = one.iter().fold(0f32, |most, x| most.max(x.abs())) * copies as f32;
+        for (one, all) in one.iter().zip(&all) {
+            assert!((one * copies as f32 - all).abs() < 1e-4 * most, "{}: {one} and {all}", case.what);
+        }
     }
 }
 

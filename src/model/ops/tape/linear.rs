@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use repertoire_kernels::cpu::{self, Matrix, linear_back, multiply};
 
 use crate::adapter::apply::{PatchedSite, apply_linear};
@@ -14,6 +14,9 @@ use super::gradients::{Gradients, PatchGradients};
 use super::record::Record;
 use super::tracked::Tracked;
 use super::{Tape, copy};
+
+/// Lines from which on a general product is faster than the one that serves, whose order of sums does not depend on how many there are.
+const MANY: usize = 64;
 
 /// A site's result and what it was made of.
 pub struct Made {
@@ -31,6 +34,9 @@ pub fn linear(tape: &mut Tape, x: &Tracked, layer: &Linear) -> Result<Tracked> {
     let width = layer.weight.dims()[0];
     let bias = layer.bias.as_ref().map(Weight::on_host);
     let product = |patch: Option<&LinearPatch>, bias: Option<&Tensor>| -> Result<Buffer> {
+        if x.lines() >= MANY && layer.weight.dtype() == DType::F32 {
+            return product_of_many(x, layer, patch, bias);
+        }
         let patches = patch.map(|patch| (0..x.lines(), patch)).into_iter().collect();
         let [y] = apply_linear(x, [PatchedSite { weight: layer.weight.on_host(), bias, patches }])?;
         Ok(y)
@@ -53,6 +59,40 @@ pub fn linear(tape: &mut Tape, x: &Tracked, layer: &Linear) -> Result<Tracked> {
         let made = Made { x: x.clone(), layer: layer.clone(), adapter, unscaled };
         Record::Linear { made: Box::new(made), y }
     }))
+}
+
+/// The product of many lines, by a patch without scales of its outputs.
+fn product_of_many(x: &Tracked, layer: &Linear, patch: Option<&LinearPatch>, bias: Option<&Tensor>) -> Result<Buffer> {
+    let (lines, inputs) = (x.lines(), x.width);
+    let weight = patch.and_then(|patch| patch.weight.as_ref()).unwrap_or(layer.weight.on_host());
+    let outputs = weight.dims()[0];
+    let mut y = Buffer::new(lines * outputs);
+    let mut times = |x: &[f32], keep: f32, scale: f32, matrix: &Tensor| {
+        let (rows, width) = matrix.dims2()?;
+        with_f32(matrix, |matrix| {
+            multiply(Matrix::new(x, lines, width), Matrix::new(matrix, rows, width).across(), keep, scale, &mut y);
+            Ok(())
+        })
+    };
+    match patch.and_then(|patch| patch.rescale_input.as_ref()) {
+        None => times(x, 0.0, 1.0, weight)?,
+        Some(scale) => {
+            let mut scaled = copy(x);
+            each_row(&mut scaled, Some(scale), cpu::scale_row)?;
+            times(&scaled, 0.0, 1.0, weight)?;
+        }
+    }
+    if let Some(LowRank { a, b, scale }) = patch.and_then(|patch| patch.low_rank.as_ref()) {
+        let rank = a.dims()[0];
+        let mut shrunk = Buffer::new(lines * rank);
+        with_f32(a, |a| {
+            multiply(Matrix::new(x, lines, inputs), Matrix::new(a, rank, inputs).across(), 0.0, 1.0, &mut shrunk);
+            Ok(())
+        })?;
+        times(&shrunk, 1.0, *scale, b)?;
+    }
+    each_row(&mut y, patch.and_then(|patch| patch.bias.as_ref()).or(bias), cpu::add_row)?;
+    Ok(y)
 }
 
 fn each_row(y: &mut [f32], row: Option<&Tensor>, f: fn(&mut [f32], cpu::Floats<'_>)) -> Result<()> {
