@@ -1,5 +1,5 @@
-//! Turns a data set into a published adapter. Knows how a job learns, and which parts of an adapter do; the model knows how far they
-//! are off.
+//! Teaches an adapter: which of its parts learn, how a step is made of micro-batches, and how the optimiser changes them. The model knows
+//! how far they are off.
 
 mod optimizer;
 mod parameter;

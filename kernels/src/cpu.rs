@@ -27,7 +27,7 @@ mod weight;
 pub use activation::{Activation, activate, gate};
 pub use activation_back::{activate_back, gate_back};
 pub use attention::{Span, attend};
-pub use attention_back::{HeadGradients, HeadOf, attend_back};
+pub use attention_back::{AttentionGradients, HeadOf, attend_back};
 pub use expand::expand;
 pub use floats::Floats;
 pub use group::{LowRank, Member, Patch, linear_group, scratch_len};

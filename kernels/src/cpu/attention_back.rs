@@ -26,7 +26,7 @@ pub struct HeadOf<'a> {
 
 /// What becomes of their gradients.
 #[derive(Debug)]
-pub struct HeadGradients {
+pub struct AttentionGradients {
     /// [queries, dim].
     pub queries: Vec<f32>,
     /// [tokens, dim].
@@ -39,11 +39,11 @@ pub struct HeadGradients {
 ///
 /// # Panics
 /// If a shape does not fit.
-pub fn attend_back(head: &HeadOf<'_>, d: &[f32]) -> HeadGradients {
+pub fn attend_back(head: &HeadOf<'_>, d: &[f32]) -> AttentionGradients {
     let HeadOf { queries, keys, values, dim, scale, .. } = *head;
     let (count, tokens) = (queries.len() / dim, keys.len() / dim);
     assert_eq!(d.len(), queries.len(), "d is [queries, dim]");
-    let mut gradients = HeadGradients {
+    let mut gradients = AttentionGradients {
         queries: vec![0.0; queries.len()],
         keys: vec![0.0; keys.len()],
         values: vec![0.0; values.len()],
@@ -107,7 +107,7 @@ mod tests {
                 let [queries, keys, values] = cut(x);
                 let (queries, keys, values) = (&queries, &keys, &values);
                 let head = HeadOf { queries, keys, values, dim: DIM, seen, causal, scale: 0.7 };
-                let HeadGradients { queries, keys, values } = attend_back(&head, &d);
+                let AttentionGradients { queries, keys, values } = attend_back(&head, &d);
                 [queries, keys, values].concat()
             });
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Result};
 use rayon::prelude::*;
-use repertoire_kernels::cpu::{self, HeadGradients, HeadOf, Span, attend_back};
+use repertoire_kernels::cpu::{self, AttentionGradients, HeadOf, Span, attend_back};
 
 use crate::device::{Buffer, OpenTensor};
 use crate::model::Batch;
@@ -133,7 +133,8 @@ impl Attended {
             all
         };
         let (keys, values) = (own(|prefix| &prefix.keys, &self.key), own(|prefix| &prefix.values, &self.value));
-        let mut of = HeadGradients { queries: vec![], keys: vec![0.0; keys.len()], values: vec![0.0; values.len()] };
+        let mut of =
+            AttentionGradients { queries: vec![], keys: vec![0.0; keys.len()], values: vec![0.0; values.len()] };
         let of_queries = (head * group..(head + 1) * group).map(|head| {
             let some = |x: &[f32]| {
                 let mut all = Vec::with_capacity(lines.len() * dim);
@@ -159,7 +160,7 @@ struct HeadDone {
     lines: Range<usize>,
     head: usize,
     of_queries: Vec<Vec<f32>>,
-    of: HeadGradients,
+    of: AttentionGradients,
 }
 
 /// Adds some lines of `dim` columns of a matrix.

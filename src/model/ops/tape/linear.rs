@@ -22,7 +22,7 @@ const MANY: usize = 64;
 pub struct Made {
     pub x: Tracked,
     layer: Linear,
-    adapter: Option<Arc<Adapter>>,
+    adapter: Arc<Adapter>,
     /// The product before it is scaled, where something scales it.
     unscaled: Option<Buffer>,
 }
@@ -55,9 +55,12 @@ pub fn linear(tape: &mut Tape, x: &Tracked, layer: &Linear) -> Result<Tracked> {
         }
     };
     let matters = x.id.is_some() || adapter.is_some();
-    Ok(tape.result(y, width, matters, |y| {
-        let made = Made { x: x.clone(), layer: layer.clone(), adapter, unscaled };
-        Record::Linear { made: Box::new(made), y }
+    Ok(tape.result(y, width, matters, |y| match adapter {
+        Some(adapter) => {
+            let made = Made { x: x.clone(), layer: layer.clone(), adapter, unscaled };
+            Record::Linear { made: Box::new(made), y }
+        }
+        None => Record::Base { x: x.id, weight: layer.weight.clone(), y },
     }))
 }
 
@@ -104,8 +107,7 @@ impl Made {
     pub fn back(self, mut d: Buffer, gradients: &mut Gradients) -> Result<Option<Buffer>> {
         let Self { x, layer, adapter, unscaled } = self;
         let (lines, outputs, inputs) = (x.lines(), layer.weight.dims()[0], x.width);
-        let patch = adapter.as_ref().and_then(|adapter| adapter.patch(layer.site));
-        let Some(patch) = patch else { return of_base(layer.weight.on_host(), &d, lines, inputs).map(Some) };
+        let Some(patch) = adapter.patch(layer.site) else { candle_core::bail!("an adapter lost its patch") };
         let own = gradients.of(layer.site);
 
         if let Some(unscaled) = &unscaled {
@@ -128,7 +130,7 @@ impl Made {
         if x.id.is_none() && patch.rescale_input.is_none() {
             return Ok(None);
         }
-        let mut of_base = of_base(patch.weight.as_ref().unwrap_or(layer.weight.on_host()), &d, lines, inputs)?;
+        let mut of_base = of_base(patch.weight.as_ref().unwrap_or(layer.weight.on_host()), &d)?;
         if let Some(scale) = &patch.rescale_input {
             let pairs = of_base.chunks_exact(inputs).zip(x.chunks_exact(inputs));
             let sum = own.rescale_input.get_or_insert_with(|| vec![0.0; inputs]);
@@ -143,7 +145,7 @@ impl Made {
         Ok(x.id.map(|_| of_base))
     }
 
-    /// Bytes kept of what was computed: of x only where the adapter learns from it.
+    /// Bytes kept of what was computed.
     pub fn kept_bytes(&self) -> usize {
         let unscaled = self.unscaled.as_ref().map_or(0, |unscaled| size_of_val::<[f32]>(unscaled));
         self.x.bytes() + unscaled
@@ -162,10 +164,11 @@ fn zeros(len: usize) -> Buffer {
     zeros
 }
 
-/// `d·W`.
-fn of_base(weight: &Tensor, d: &[f32], lines: usize, inputs: usize) -> Result<Buffer> {
+/// `d·W` of a weight [outputs, inputs].
+pub fn of_base(weight: &Tensor, d: &[f32]) -> Result<Buffer> {
+    let (outputs, inputs) = weight.dims2()?;
+    let lines = d.len() / outputs;
     let mut dx = Buffer::new(lines * inputs);
-    let outputs = weight.dims()[0];
     with_floats(weight, |weight| linear_back(d, weight, &mut dx, lines, inputs, outputs))?;
     Ok(dx)
 }

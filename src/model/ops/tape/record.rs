@@ -5,13 +5,13 @@ use std::sync::Arc;
 use candle_core::Result;
 use repertoire_kernels::cpu::{self, Activation, Rotation};
 
-use crate::device::{Buffer, with_floats};
+use crate::device::{Buffer, Weight, with_floats};
 use crate::model::Batch;
 use crate::model::layers::Norm;
 
 use super::attention::Attended;
 use super::gradients::Gradients;
-use super::linear::Made;
+use super::linear::{Made, of_base};
 use super::tracked::Tracked;
 
 /// An operation that was computed. `y` is the number of its result.
@@ -25,8 +25,15 @@ pub enum Record {
         norm: Norm,
         y: usize,
     },
+    /// A site where the adapter changes something.
     Linear {
         made: Box<Made>,
+        y: usize,
+    },
+    /// One where it does not: nothing is kept of x.
+    Base {
+        x: Option<usize>,
+        weight: Weight,
         y: usize,
     },
     Add {
@@ -86,6 +93,7 @@ impl Record {
                     add(of, id, dx);
                 }
             }
+            Self::Base { x, weight, .. } => add(of, x, of_base(weight.on_host(), &d)?),
             Self::Add { terms: [a, b], .. } => {
                 if a.is_some() {
                     add(of, b, super::copy(&d));
@@ -133,6 +141,7 @@ impl Record {
             Self::Embed { y, .. }
             | Self::Norm { y, .. }
             | Self::Linear { y, .. }
+            | Self::Base { y, .. }
             | Self::Add { y, .. }
             | Self::Third { y, .. }
             | Self::Rotate { y, .. }
@@ -145,7 +154,7 @@ impl Record {
     /// Bytes of what was computed and is kept; what several records keep is counted as often.
     pub fn kept_bytes(&self) -> usize {
         match self {
-            Self::Embed { .. } | Self::Add { .. } | Self::Third { .. } | Self::Rotate { .. } => 0,
+            Self::Embed { .. } | Self::Base { .. } | Self::Add { .. } | Self::Third { .. } | Self::Rotate { .. } => 0,
             Self::Norm { x, .. } | Self::Activate { x, .. } => x.bytes(),
             Self::Linear { made, .. } => made.kept_bytes(),
             Self::Attend { attended, .. } => attended.kept_bytes(),
